@@ -1,0 +1,1 @@
+"""What runs a conversation: actors and agents. Knows no socket and no SQL."""

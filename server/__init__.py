@@ -1,0 +1,1 @@
+"""What the outside touches: configuration, HTTP, WebSocket. Knows no SQL."""

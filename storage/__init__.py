@@ -1,0 +1,1 @@
+"""What is durable: PostgreSQL, embedded or given. Knows no actor."""
