@@ -1,0 +1,75 @@
+"""The base of all actors here: nothing escapes a handler, and no message vanishes in silence."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from thespian.actors import ActorAddress, ActorExitRequest, ActorSystemMessage, ActorTypeDispatcher
+
+log = logging.getLogger(__name__)
+
+
+class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
+    """Dispatches by message class like its Thespian parent, and keeps errors inside.
+
+    A handler that raises is logged, with the message's class but not its content. Then the actor exits, to be started
+    anew from storage by whoever started it; until its exit is carried out, `refuse` gets its mail. An actor whose
+    decisions are pure functions has no half-changed state, and may say `exits_on_failure = False` to stay.
+    """
+
+    exits_on_failure: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_failed = False
+
+    def receiveMessage(self, message: object, sender: ActorAddress) -> None:  # noqa: N802 (Thespian's name)
+        """Handle one message; never raises."""
+        try:
+            if self._has_failed:
+                self.refuse(message)
+            else:
+                self._find_handler(message)(message, sender)
+        except Exception:
+            log.exception(
+                "%s failed on a %s",
+                type(self).__name__,
+                type(message).__name__,
+                extra={"action": "actor_failed"},
+            )
+            if self.exits_on_failure and not self._has_failed:
+                self._has_failed = True
+                self._give_up()
+
+    def _give_up(self) -> None:
+        try:
+            self.abandon()
+        except Exception:
+            log.exception("%s failed to clean up", type(self).__name__, extra={"action": "actor_failed"})
+        self.send(self.myAddress, ActorExitRequest())
+
+    def _find_handler(self, message: object) -> Callable[[Any, ActorAddress], Any]:
+        """Return the handler of the nearest class that the message is of."""
+        for message_class in type(message).__mro__:
+            handler = getattr(self, "receiveMsg_" + message_class.__name__, None)
+            if handler is not None:
+                found: Callable[[Any, ActorAddress], Any] = handler
+                return found
+        return self.receiveUnrecognizedMessage
+
+    def receiveUnrecognizedMessage(self, message: object, sender: ActorAddress) -> None:  # noqa: N802
+        """Log a message that has no handler; Thespian's own notices may go unheard."""
+        if not isinstance(message, ActorSystemMessage):
+            log.warning(
+                "%s got a %s from %s, which it does not know",
+                type(self).__name__,
+                type(message).__name__,
+                sender,
+                extra={"action": "message_unknown"},
+            )
+
+    def refuse(self, message: object) -> None:
+        """Called with messages that come between a failure and the exit; answers whoever waits for one."""
+
+    def abandon(self) -> None:
+        """Called once after a failure: end what runs, and answer those whose requests are lost with this actor."""

@@ -1,0 +1,256 @@
+"""DeliveryActor: a thin shell around `routing`. Effects come from memory after their COMMIT, and from the outbox only for
+a connection that has just come, is slow, or was missed by a push."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Final, assert_never
+
+from thespian.actors import ActorAddress, WakeupMessage
+
+from actors.base import BaseActor
+from actors.messages import (
+    AttachConnection,
+    BacklogRead,
+    DetachConnection,
+    EffectsCommitted,
+    FramesTaken,
+    HeadsRead,
+    NotifyConnection,
+    OutboxPageRead,
+    ProbeActor,
+    StartDelivery,
+    StorageReadFailed,
+)
+from actors.routing import (
+    Command,
+    ReadOutbox,
+    ReportDelivery,
+    Route,
+    SendEffects,
+    Step,
+    attach,
+    commit,
+    detach,
+    fail_read,
+    notice_head,
+    serve_page,
+    take,
+)
+
+log = logging.getLogger(__name__)
+
+PAGE_EFFECTS: Final = 256
+"""Effects per read of the outbox."""
+
+HEADS_PER_POLL: Final = 1000
+"""Sessions looked at per poll: the rest follow at the next ones, so that the cost of a poll is bounded."""
+
+ROUTE_LINGER_S: Final = 30.0
+"""How long a route outlives its last connection: a client that comes back at once must find the mark up to which it has
+taken effects, which is on its way to the database."""
+
+RETRY_READ_S: Final = 0.5
+"""How long after a failed read a connection's attachment is tried again."""
+
+POLL_HEADS = "poll heads"
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A read of the outbox for one subscriber."""
+
+    connection_id: str
+    session_key: str
+    after: int
+
+
+class DeliveryActor(BaseActor):
+    """One per node."""
+
+    exits_on_failure = False  # each handler replaces one session's route as its last act
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._routes: dict[str, Route] = {}
+        self._connections: dict[str, set[str]] = {}  # connection id -> keys of its sessions
+        self._unattended: dict[str, float] = {}  # session key -> when its last connection went
+        self._poll_failed = False
+
+    def receiveMsg_StartDelivery(self, message: StartDelivery, _sender: ActorAddress) -> None:  # noqa: N802
+        """Begin."""
+        self._services = message.services
+        self._arm_poll()
+
+    def receiveMsg_AttachConnection(self, message: AttachConnection, _sender: ActorAddress) -> None:  # noqa: N802
+        """Read what the sessions have undelivered; effects that are committed meanwhile are kept."""
+        known = self._connections.setdefault(message.connection_id, set())
+        fresh = tuple(key for key in message.session_keys if key not in known)
+        known.update(fresh)
+        for session_key in fresh:
+            self._unattended.pop(session_key, None)
+            self._routes.setdefault(session_key, Route(session_key=session_key))
+        self._read_backlog(message.connection_id, fresh)
+
+    def receiveMsg_BacklogRead(self, message: BacklogRead, _sender: ActorAddress) -> None:  # noqa: N802
+        """Attach the connection, now that its place in each session is known."""
+        if message.connection_id not in self._connections:
+            return
+        backlogs = {backlog.session_key: backlog for backlog in message.backlogs}
+        for session_key in message.session_keys:
+            backlog = backlogs.get(session_key)
+            self._step(
+                session_key,
+                partial(
+                    attach,
+                    connection_id=message.connection_id,
+                    delivered=backlog.delivered_seq if backlog is not None else 0,
+                    head=backlog.head_seq if backlog is not None else 0,
+                    backlog=backlog.effects if backlog is not None else (),
+                ),
+            )
+
+    def receiveMsg_DetachConnection(self, message: DetachConnection, _sender: ActorAddress) -> None:  # noqa: N802
+        """Forget a connection; its sessions' routes go a little later."""
+        for session_key in self._connections.pop(message.connection_id, ()):
+            self._step(session_key, partial(detach, connection_id=message.connection_id))
+            if not self._routes[session_key].subscribers:
+                self._unattended[session_key] = self._services.clock()
+
+    def receiveMsg_EffectsCommitted(self, message: EffectsCommitted, _sender: ActorAddress) -> None:  # noqa: N802
+        """Send what was committed; without a connection it stays in the outbox."""
+        if message.session_key in self._routes:
+            self._step(message.session_key, partial(commit, effects=message.effects))
+
+    def receiveMsg_FramesTaken(self, message: FramesTaken, _sender: ActorAddress) -> None:  # noqa: N802
+        """A socket took frames."""
+        if message.session_key in self._routes:
+            self._step(message.session_key, partial(take, connection_id=message.connection_id, seq=message.seq))
+
+    def receiveMsg_OutboxPageRead(self, message: OutboxPageRead, _sender: ActorAddress) -> None:  # noqa: N802
+        """Send a page of the outbox."""
+        if message.session_key in self._routes:
+            self._step(
+                message.session_key,
+                partial(
+                    serve_page,
+                    connection_id=message.connection_id,
+                    effects=message.effects,
+                    complete=message.complete,
+                ),
+            )
+
+    def receiveMsg_HeadsRead(self, message: HeadsRead, _sender: ActorAddress) -> None:  # noqa: N802
+        """The safety net: effects that nobody pushed are read."""
+        self._poll_failed = False
+        for session_key, head in message.heads.items():
+            if session_key in self._routes:
+                self._step(session_key, partial(notice_head, head=head))
+        self._arm_poll()
+
+    def receiveMsg_NotifyConnection(self, message: NotifyConnection, _sender: ActorAddress) -> None:  # noqa: N802
+        """Pass on a frame that is not stored."""
+        self._services.sink.send_notice(message.connection_id, message.frame)
+
+    def receiveMsg_StorageReadFailed(self, message: StorageReadFailed, _sender: ActorAddress) -> None:  # noqa: N802
+        """Try again what failed: an attachment by itself, a page at the next poll."""
+        if not self._poll_failed:
+            log.warning("Could not read the outbox: %s", message.error, extra={"action": "outbox_read_failed"})
+        self._poll_failed = True
+        request = message.request
+        if isinstance(request, AttachConnection):
+            self.wakeupAfter(RETRY_READ_S, request)
+        elif isinstance(request, _Page):
+            if request.session_key in self._routes:
+                self._step(request.session_key, partial(fail_read, connection_id=request.connection_id))
+        else:
+            self._arm_poll()
+
+    def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:  # noqa: N802
+        """Poll, or try an attachment again."""
+        if isinstance(message.payload, AttachConnection):
+            if message.payload.connection_id in self._connections:
+                self._read_backlog(message.payload.connection_id, message.payload.session_keys)
+        else:
+            self._drop_unattended()
+            self._poll_heads()
+
+    def receiveMsg_ProbeActor(self, message: ProbeActor, _sender: ActorAddress) -> None:  # noqa: N802
+        """Show life."""
+        message.answer(type(self).__name__)
+
+    def _step(self, session_key: str, decide: Any) -> None:
+        """Apply a routing function to one session's route, and carry out what it says."""
+        step: Step = decide(self._routes[session_key])
+        self._routes[session_key], commands = step
+        self._carry_out(session_key, commands)
+
+    def _carry_out(self, session_key: str, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case SendEffects():
+                    self._services.sink.send_effects(command.connection_id, session_key, command.effects)
+                case ReadOutbox():
+                    self._read_page(_Page(command.connection_id, session_key, command.after))
+                case ReportDelivery():
+                    self._services.writer.submit_delivery(command.delivery)
+                case _:
+                    assert_never(command)
+
+    def _read_backlog(self, connection_id: str, session_keys: tuple[str, ...]) -> None:
+        if not session_keys:
+            return
+        reads = self._services.reads
+        reads.fetch(
+            AttachConnection(connection_id=connection_id, session_keys=session_keys),
+            partial(reads.outbox.read_backlog, session_keys, limit=PAGE_EFFECTS),
+            self.myAddress,
+            lambda backlogs: BacklogRead(
+                connection_id=connection_id, session_keys=session_keys, backlogs=tuple(backlogs)
+            ),
+        )
+
+    def _read_page(self, page: _Page) -> None:
+        reads = self._services.reads
+        reads.fetch(
+            page,
+            partial(reads.outbox.read_undelivered, page.session_key, after=page.after, limit=PAGE_EFFECTS),
+            self.myAddress,
+            lambda effects: OutboxPageRead(
+                connection_id=page.connection_id,
+                session_key=page.session_key,
+                effects=effects,
+                complete=len(effects) < PAGE_EFFECTS,
+            ),
+        )
+
+    def _poll_heads(self) -> None:
+        attended = []
+        for session_key in list(islice(self._routes, HEADS_PER_POLL)):
+            route = self._routes.pop(session_key)
+            self._routes[session_key] = route  # to the end of the line
+            if route.subscribers:
+                attended.append(session_key)
+        if not attended:
+            self._arm_poll()
+            return
+        reads = self._services.reads
+        reads.fetch(
+            POLL_HEADS,
+            partial(reads.outbox.read_heads, attended),
+            self.myAddress,
+            lambda heads: HeadsRead(heads=heads),
+        )
+
+    def _drop_unattended(self) -> None:
+        """Drop routes whose last connection went long enough ago; the oldest stand first."""
+        deadline_s = self._services.clock() - ROUTE_LINGER_S
+        for session_key, since_s in list(islice(self._unattended.items(), HEADS_PER_POLL)):
+            if since_s > deadline_s:
+                break
+            del self._unattended[session_key]
+            del self._routes[session_key]
+
+    def _arm_poll(self) -> None:
+        self.wakeupAfter(self._services.settings.effect_poll_interval_s, POLL_HEADS)

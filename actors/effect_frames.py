@@ -1,0 +1,86 @@
+"""The frames that a turn records as effects, as they are stored, and the keys that make them unique.
+
+A stored frame holds what every dialect of the wire may need; `server.frames` picks from it. `eventSeq` names the
+event that the frame answers, in every frame.
+"""
+
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+from actors.agents.protocol import TokenUsage
+
+Frame = dict[str, Any]
+
+
+def make_token(*, event_seq: int, attempt: int, request_id: str | None, value: str) -> Frame:
+    """A piece of an answer: one token, or several that were merged."""
+    return _frame("token", event_seq, attempt, request_id, value=value)
+
+
+def make_message(
+    *, event_seq: int, attempt: int, request_id: str | None, message: str, latency_ms: int, usage: TokenUsage
+) -> Frame:
+    """A whole answer: ends its request."""
+    return _frame(
+        "message",
+        event_seq,
+        attempt,
+        request_id,
+        message=message,
+        latencyMs=latency_ms,
+        tokenUsage=describe_usage(usage),
+    )
+
+
+def make_error(
+    *, event_seq: int, attempt: int, request_id: str | None, code: str, message: str, retryable: bool
+) -> Frame:
+    """The failure of a turn: ends its request."""
+    return _frame(
+        "error", event_seq, attempt, request_id, code=code, message=message, retryable=retryable, terminal=True
+    )
+
+
+def make_cancelled(*, event_seq: int, attempt: int, request_id: str | None) -> Frame:
+    """The end of a request that its user stopped."""
+    return _frame("cancelled", event_seq, attempt, request_id, reason="user")
+
+
+def make_restarted(*, event_seq: int, attempt: int, request_id: str | None) -> Frame:
+    """Tells clients to discard the partial text of an attempt that was lost."""
+    return _frame("restarted", event_seq, attempt, request_id, reason="recovered")
+
+
+def describe_usage(usage: TokenUsage) -> dict[str, int]:
+    """Return token counts as the wire and the `turns` table have them."""
+    return {
+        "promptTokens": usage.prompt_tokens,
+        "completionTokens": usage.completion_tokens,
+        "totalTokens": usage.total_tokens,
+    }
+
+
+def digest_effect(session_key: str, event_seq: int, attempt: int, index: int) -> UUID:
+    """Return what names an effect: its id, and in hexadecimal its `dedupe_key`.
+
+    Hashed from where it comes from and not from what it says: two equal tokens of a turn are two effects.
+    """
+    return _digest(f"{session_key}\n{event_seq}\n{attempt}\n{index}")
+
+
+def digest_checkpoint(session_key: str, event_seq: int, attempt: int) -> UUID:
+    """Return the id of the checkpoint that an attempt leaves."""
+    return _digest(f"{session_key}\n{event_seq}\n{attempt}\ncheckpoint")
+
+
+def _digest(source: str) -> UUID:
+    return UUID(bytes=blake2b(source.encode(), digest_size=16).digest())
+
+
+def _frame(kind: str, event_seq: int, attempt: int, request_id: str | None, **fields: Any) -> Frame:
+    frame: Frame = {"type": kind, "eventSeq": event_seq, "attempt": attempt}
+    if request_id is not None:
+        frame["requestId"] = request_id
+    frame.update(fields)
+    return frame

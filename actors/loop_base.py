@@ -1,0 +1,212 @@
+"""LoopSystemBase: a Thespian system base for very many actors on one event loop.
+
+Thespian accepts a system base made by its user. This one keeps the behaviour of `simpleSystemBase` (one process, one
+thread, no pickling, no sockets) and replaces its engine: mailboxes are one queue that the event loop drains in bounded
+slices, wakeups are timers of the loop, and an exited actor leaves the registry. So the cost of a message depends neither
+on the number of actors nor on the number of armed wakeups.
+
+    tell / send ──> queue ──> drained on the loop, at most SLICE_S at a time ──> handler
+    wakeupAfter ──> loop timer ──^
+
+Create one with `start_actor_system`, on the loop's thread. Then `tell` may be called from any thread. `ask` and `listen`
+block, so from the loop's own thread they are refused: use messages.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final
+
+from thespian.actors import (
+    Actor,
+    ActorAddress,
+    ActorExitRequest,
+    ActorSystem,
+    ChildActorExited,
+    DeadEnvelope,
+    PoisonMessage,
+    WakeupMessage,
+)
+from thespian.system.simpleSystemBase import ActorRef, ActorSystemBase, PendingSend
+
+log = logging.getLogger(__name__)
+
+SLICE_S: Final = 0.005
+"""How long the loop is held before other callbacks get their turn. A single handler is never interrupted."""
+
+CLOCK_CHECK_EVERY: Final = 32
+"""Messages between two looks at the clock: a look costs about a tenth of a message."""
+
+
+class _System:
+    """What actor references expect of their ActorSystem; made before it, since the base needs an address for itself."""
+
+    def __init__(self) -> None:
+        self.systemAddress = ActorAddress("/ActorSys")
+        self.capabilities: dict[str, Any] = {}
+        self._systemBase: LoopSystemBase | None = None
+
+    def _handleDeadLetters(self, address: ActorAddress, enable: bool) -> None:  # noqa: N802 (Thespian's name)
+        assert self._systemBase is not None
+        self._systemBase._handleDeadLetters(address, enable)
+
+    def updateCapability(self, name: str, value: Any = None) -> None:  # noqa: N802 (Thespian's name)
+        assert self._systemBase is not None
+        self._systemBase.updateCapability(name, value)
+
+
+class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
+    """The system base; see the module's docstring.
+
+    Args:
+        loop: The event loop that runs all handlers. Created on its thread.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread_id = threading.get_ident()
+        self._drain_scheduled = False
+        self._stopped = False
+        self._timers: set[asyncio.TimerHandle] = set()
+        system = _System()
+        super().__init__(system, logDefs=False)
+        system._systemBase = self
+        system.capabilities["Thespian ActorSystem Name"] = "callboardLoop"
+        self._pendingSends: deque[PendingSend] = deque()
+
+    # Sending
+
+    def actor_send(self, fromActor: ActorAddress, toActor: ActorAddress, msg: object) -> None:  # noqa: N802, N803
+        """Queue a message from an actor."""
+        self._enqueue(PendingSend(fromActor, msg, toActor))
+
+    def tell(self, anActor: ActorAddress, msg: object) -> None:  # noqa: N803 (Thespian's names)
+        """Queue a message from outside; from any thread."""
+        sender = self.actorRegistry["System:ExternalRequester"].address
+        self._enqueue(PendingSend(sender, msg, anActor))
+
+    def ask(self, anActor: ActorAddress, msg: object, timeout: float | None) -> object:  # noqa: N803
+        """Refused on the loop's thread, which it would block; elsewhere as Thespian has it."""
+        raise RuntimeError("ask() would block the event loop; send a message that names where to answer")
+
+    def listen(self, timeout: float | None) -> object:
+        """Refused like `ask`."""
+        raise RuntimeError("listen() would block the event loop; answers arrive at an actor")
+
+    def _enqueue(self, send: PendingSend) -> None:
+        self._pendingSends.append(send)
+        if self._drain_scheduled or self._stopped:
+            return
+        self._drain_scheduled = True
+        if threading.get_ident() == self._thread_id:
+            self._loop.call_soon(self._drain)
+        else:
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        """Handle queued messages for at most `SLICE_S`, then let the loop's other callbacks run."""
+        self._drain_scheduled = False
+        pending = self._pendingSends
+        deadline = time.perf_counter() + SLICE_S
+        handled = 0
+        while pending and not self._stopped:
+            self._runSingleSend(pending.popleft())
+            handled += 1
+            if handled % CLOCK_CHECK_EVERY == 0 and time.perf_counter() >= deadline:
+                break
+        if pending and not self._drain_scheduled and not self._stopped:
+            self._drain_scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def _runSingleSend(self, ps: PendingSend) -> None:  # noqa: N802 (Thespian's name)
+        """Deliver one message. An exited actor's mail goes to the dead letter handler, then away."""
+        target = self.actorRegistry.get(ps.toActor.actorAddressString)
+        message = ps.msg
+        if target is None or target.instance is None:
+            target = self.actorRegistry.get("DeadLetterBox")
+            if target is None or target.instance is None or isinstance(message, (DeadEnvelope, ChildActorExited)):
+                return
+            message = DeadEnvelope(ps.toActor.actorAddressString, message)
+        self._call(target, message, ps.sender)
+        if isinstance(message, ActorExitRequest) and ps.toActor.actorAddressString not in self._internalAddresses:
+            self._remove(target)
+
+    def _call(self, target: ActorRef, message: object, sender: ActorAddress) -> None:
+        try:
+            target.instance.receiveMessage(message, sender)
+        except Exception:
+            # Never run again: a repeated message would come after later ones. The sender learns of it.
+            log.exception(
+                "%s raised in handling a %s",
+                type(target.instance).__name__,
+                type(message).__name__,
+                extra={"action": "handler_raised"},
+            )
+            if not isinstance(message, PoisonMessage):
+                self.actor_send(target.address, sender, PoisonMessage(message, "the handler raised"))
+        if isinstance(message, ChildActorExited):
+            target.removeChild(message.childAddress)
+
+    def _remove(self, target: ActorRef) -> None:
+        """Take an exited actor out of everything that refers to it, its children first."""
+        for child in list(target._yung):
+            reference = self.actorRegistry.get(child.actorAddressString)
+            if reference is not None:
+                self._remove(reference)
+        target.instance = None
+        self.actorRegistry.pop(target.address.actorAddressString, None)
+        if self.actorRegistry.get("DeadLetterBox") is target:
+            del self.actorRegistry["DeadLetterBox"]
+        self._globalNames = {name: at for name, at in self._globalNames.items() if at != target.address}
+        self.actor_send(self.system.systemAddress, target.parent, ChildActorExited(target.address))
+
+    # Wakeups
+
+    def wakeupAfter(  # noqa: N802 (Thespian's name)
+        self,
+        fromActor: ActorAddress,  # noqa: N803
+        timePeriod: timedelta | float,  # noqa: N803
+        payload: object = None,
+    ) -> None:
+        """Arm a timer of the loop that sends a WakeupMessage."""
+        period = timePeriod if isinstance(timePeriod, timedelta) else timedelta(seconds=timePeriod)
+
+        def wake() -> None:
+            self._timers.discard(handle)
+            if fromActor.actorAddressString in self.actorRegistry:
+                self.actor_send(fromActor, fromActor, WakeupMessage(period, payload))
+
+        handle = self._loop.call_later(period.total_seconds(), wake)
+        self._timers.add(handle)
+
+    def _realizeWakeups(self) -> None:  # noqa: N802 (Thespian's name)
+        """Nothing to do: the loop's timers fire by themselves."""
+
+    # End
+
+    def shutdown(self) -> None:
+        """Stop at once: queued messages are dropped and timers disarmed."""
+        self._stopped = True
+        for handle in self._timers:
+            handle.cancel()
+        self._timers.clear()
+        self._pendingSends.clear()
+        super().shutdown()
+
+
+def start_actor_system(loop: asyncio.AbstractEventLoop) -> ActorSystem:
+    """Return an actor system that runs on `loop`; to be called on the loop's thread.
+
+    It is independent of every other ActorSystem of the process (Thespian would otherwise share the first one's base).
+    """
+    return ActorSystem(systemBase=LoopSystemBase(loop), transientUnique=True)
+
+
+Tell = Callable[[ActorAddress, object], None]
+"""How the outside hands a message to an actor: `ActorSystem.tell`."""
+
+__all__ = ["Actor", "ActorAddress", "LoopSystemBase", "Tell", "start_actor_system"]

@@ -1,0 +1,266 @@
+"""Every message class of the actors. Answers of the storage writer (`SessionClaimed`, `WriteCommitted`, ...) are messages
+too; they live in `storage.records`.
+
+Thespian dispatches by bare class name, so the names are unique in the project. Commands are imperative, facts are past.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from thespian.actors import ActorAddress
+
+from actors.agents.protocol import TokenUsage
+from actors.services import Services
+from storage.records import OutboxBacklog, OutboxEffect
+
+# The edge asks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitUserMessage:
+    """The edge -> SessionDirector -> SessionActor. Answered by a `NotifyConnection` once it is committed or refused.
+
+    Attributes:
+        event_id: Made by the edge; names the event to be.
+        connection_id: Where to answer.
+        request_id: The client's own id; None if it gave none.
+        submitted_at_s: On the monotonic clock: what `latencyMs` counts from.
+    """
+
+    session_key: str
+    event_id: UUID
+    connection_id: str
+    request_id: str | None
+    text: str
+    submitted_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitCancel:
+    """The edge -> SessionDirector -> SessionActor. Answered only if the request has ended already.
+
+    Attributes:
+        request_id: The request to stop; it may be still to come.
+    """
+
+    session_key: str
+    event_id: UUID
+    connection_id: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachConnection:
+    """The edge -> DeliveryActor: send these sessions' effects to this connection, undelivered ones first."""
+
+    connection_id: str
+    session_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetachConnection:
+    """The edge -> DeliveryActor: the connection is gone."""
+
+    connection_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramesTaken:
+    """The edge -> DeliveryActor: the connection's socket took this session's frames up to `seq`."""
+
+    connection_id: str
+    session_key: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeActor:
+    """The edge -> any singleton actor: say that you live, by calling `answer` with your class name."""
+
+    answer: Callable[[str], None]
+
+
+# The actors among themselves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartDirector:
+    """Wiring -> SessionDirector, its first message."""
+
+    services: Services
+    delivery: ActorAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartDelivery:
+    """Wiring -> DeliveryActor, its first message."""
+
+    services: Services
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSession:
+    """SessionDirector -> SessionActor, its first message: claim the session and begin."""
+
+    session_key: str
+    services: Services
+    director: ActorAddress
+    delivery: ActorAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTurnedBusy:
+    """SessionActor -> SessionDirector: it has work, from accepting a message to the commit of the last outcome."""
+
+    session_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionTurnedIdle:
+    """SessionActor -> SessionDirector: nothing left to do."""
+
+    session_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionExpired:
+    """SessionActor -> SessionDirector: idle for so long that it could leave.
+
+    Attributes:
+        received: Messages that the director forwarded and that have arrived; if it sent more, the actor must stay.
+    """
+
+    session_key: str
+    received: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStopped:
+    """SessionActor -> SessionDirector: it cannot go on and is about to exit.
+
+    Attributes:
+        restart: False if another node owns the session now.
+    """
+
+    session_key: str
+    restart: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectsCommitted:
+    """SessionActor -> DeliveryActor: durable now, show them. `seq` ascending without a gap."""
+
+    session_key: str
+    effects: tuple[OutboxEffect, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyConnection:
+    """SessionActor -> DeliveryActor -> edge: a frame for one connection that is not stored."""
+
+    connection_id: str
+    frame: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainSessions:
+    """Wiring -> SessionDirector: take no new work, and call `drained` when no turn runs (again and again is fine)."""
+
+    drained: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HaltSessions:
+    """Wiring -> SessionDirector -> SessionActor: the grace is over; stop the agents and write nothing more.
+
+    What is unfinished runs again at the next start.
+    """
+
+
+# What comes back from tasks and threads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenProduced:
+    """The agent's task -> SessionActor. `run` tells one run from an earlier one."""
+
+    run: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFinished:
+    """The agent's task -> SessionActor: it is through.
+
+    Attributes:
+        checkpoint: What to hand it in the next turn; None to keep what there is.
+        usage: As the agent reports it; None if it does not.
+    """
+
+    run: int
+    checkpoint: Any
+    usage: TokenUsage | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentFailed:
+    """The agent's task -> SessionActor: it raised, hung, or broke the protocol.
+
+    Attributes:
+        code: `agent_error` or `agent_timeout`.
+        message: For the user.
+        detail: For the operator.
+    """
+
+    run: int
+    code: str
+    message: str
+    detail: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrphansFound:
+    """A read -> SessionDirector: sessions with accepted events that nobody processes."""
+
+    session_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BacklogRead:
+    """A read -> DeliveryActor: what the sessions had undelivered when the connection attached."""
+
+    connection_id: str
+    session_keys: tuple[str, ...]
+    backlogs: tuple[OutboxBacklog, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxPageRead:
+    """A read -> DeliveryActor: the effects above a subscriber's cursor.
+
+    Attributes:
+        complete: False if there may be more.
+    """
+
+    connection_id: str
+    session_key: str
+    effects: tuple[OutboxEffect, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadsRead:
+    """A read -> DeliveryActor: the last committed effect of sessions."""
+
+    heads: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageReadFailed:
+    """A read -> whoever asked: it failed; `request` says what it was, `error` why."""
+
+    request: object
+    error: str

@@ -1,0 +1,259 @@
+"""How a session's effects reach its connections, without any effect: one `Route` per session, one `Subscriber` in it per
+connection.
+
+                 backlog or page read: send it
+    catching up ─────────────────────────────────────> live
+        ^  reads the outbox at its own pace              │  gets committed effects from memory
+        └────────────────────────────────────────────────┘
+           more than WINDOW_BYTES sent and not taken, or a gap
+
+A subscriber has a cursor: every effect up to it was sent. An effect `from_seq..seq` is sent if `seq` is above the cursor
+and `from_seq` is not beyond the next one; so nothing is sent twice, out of order, or over a gap. What connections have
+taken is reported as completed once, by the first that takes it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from storage.records import EffectsDelivery, EffectStatus, OutboxEffect
+
+WINDOW_BYTES: Final = 256 * 1024
+"""What may be sent to a connection and not yet taken by its socket before it is taken off live pushing."""
+
+FRAME_OVERHEAD_BYTES: Final = 64
+"""What a frame costs beside its text; only the order of magnitude matters."""
+
+BUFFERED_EFFECTS: Final = 256
+"""Committed effects that are kept for a subscriber during its read, so that it is live right after."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscriber:
+    """A connection's place in a session.
+
+    Attributes:
+        cursor: The last effect sent.
+        taken: The last effect that its socket took.
+        is_live: True if committed effects are sent at once.
+        is_reading: True while a read of the outbox is under way for it.
+        untaken_bytes: About what was sent and not taken.
+        buffer: While reading, what was committed meanwhile, without a gap; empty once it has overflowed.
+        reported_seq: The last effect that was reported as executing, because its socket was slow to take it.
+    """
+
+    cursor: int
+    taken: int
+    is_live: bool = False
+    is_reading: bool = False
+    untaken_bytes: int = 0
+    buffer: tuple[OutboxEffect, ...] = ()
+    reported_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A session's delivery.
+
+    Attributes:
+        head: The highest effect known to be committed.
+        completed: Every effect up to here is reported as completed.
+    """
+
+    session_key: str
+    head: int = 0
+    completed: int = 0
+    subscribers: Mapping[str, Subscriber] = field(default_factory=dict)
+
+
+# Commands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendEffects:
+    """Hand these to the connection."""
+
+    connection_id: str
+    effects: tuple[OutboxEffect, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOutbox:
+    """Read the session's effects above `after` for this connection."""
+
+    connection_id: str
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportDelivery:
+    """Hand this to the storage writer."""
+
+    delivery: EffectsDelivery
+
+
+Command = SendEffects | ReadOutbox | ReportDelivery
+Step = tuple[Route, list[Command]]
+
+
+def attach(route: Route, connection_id: str, *, delivered: int, head: int, backlog: Sequence[OutboxEffect]) -> Step:
+    """Add a connection at the delivered mark, with the first of what is beyond it.
+
+    Args:
+        route: The session's.
+        connection_id: Who.
+        delivered: `delivered_effect_seq` as read; the route may know of a higher one that is not stored yet.
+        head: `last_effect_seq` as read.
+        backlog: Effects above `delivered`, all there are or the first of them.
+    """
+    mark = max(route.completed, delivered)
+    route = replace(route, head=max(route.head, head), completed=mark)
+    subscriber = Subscriber(cursor=mark, taken=mark, is_reading=True)
+    effects = _after(backlog, mark)
+    covered = effects[-1].seq if effects else mark
+    return _serve_read(route, connection_id, subscriber, effects, complete=covered >= head)
+
+
+def detach(route: Route, connection_id: str) -> Step:
+    """Remove a connection; what it was given and has not taken goes back to pending unless another one has it."""
+    subscribers = dict(route.subscribers)
+    gone = subscribers.pop(connection_id, None)
+    route = replace(route, subscribers=subscribers)
+    if gone is None or gone.reported_seq <= route.completed:
+        return route, []
+    return route, [_report(route, route.completed + 1, gone.reported_seq, EffectStatus.PENDING)]
+
+
+def commit(route: Route, effects: tuple[OutboxEffect, ...]) -> Step:
+    """Send newly committed effects to the live; keep them for those who are reading."""
+    commands: list[Command] = []
+    subscribers = dict(route.subscribers)
+    for connection_id, subscriber in route.subscribers.items():
+        subscribers[connection_id], more = _offer(connection_id, subscriber, effects)
+        commands += more
+    head = max(route.head, effects[-1].seq) if effects else route.head
+    return replace(route, head=head, subscribers=subscribers), commands
+
+
+def serve_page(route: Route, connection_id: str, effects: Sequence[OutboxEffect], *, complete: bool) -> Step:
+    """Take what a read of the outbox found; `complete` says that there was no more at that time."""
+    subscriber = route.subscribers.get(connection_id)
+    if subscriber is None:
+        return route, []
+    return _serve_read(route, connection_id, subscriber, _after(effects, subscriber.cursor), complete=complete)
+
+
+def fail_read(route: Route, connection_id: str) -> Step:
+    """A read failed: the next look at the heads starts another."""
+    subscriber = route.subscribers.get(connection_id)
+    if subscriber is None:
+        return route, []
+    return _put(route, connection_id, replace(subscriber, is_reading=False, buffer=())), []
+
+
+def take(route: Route, connection_id: str, seq: int) -> Step:
+    """A connection's socket took everything up to `seq`: that is completed."""
+    subscriber = route.subscribers.get(connection_id)
+    if subscriber is None or seq <= subscriber.taken:
+        return route, []
+    seq = min(seq, subscriber.cursor)
+    untaken_bytes = 0 if seq == subscriber.cursor else subscriber.untaken_bytes
+    subscriber = replace(subscriber, taken=seq, untaken_bytes=untaken_bytes)
+    commands: list[Command] = []
+    if seq > route.completed:
+        commands.append(_report(route, route.completed + 1, seq, EffectStatus.COMPLETED))
+        route = replace(route, completed=seq)
+    if not subscriber.is_live and not subscriber.is_reading and seq == subscriber.cursor:
+        subscriber = replace(subscriber, is_reading=True)
+        commands.append(ReadOutbox(connection_id=connection_id, after=subscriber.cursor))
+    return _put(route, connection_id, subscriber), commands
+
+
+def notice_head(route: Route, head: int) -> Step:
+    """Compare with what the database has: whoever is behind without a reason reads; whoever is slow is reported."""
+    route = replace(route, head=max(route.head, head))
+    commands: list[Command] = []
+    for connection_id, subscriber in list(route.subscribers.items()):
+        # A live subscriber is behind only by what was committed since the heads were read, or by what nobody pushed.
+        if subscriber.cursor < head and not subscriber.is_reading and subscriber.taken == subscriber.cursor:
+            subscriber = replace(subscriber, is_live=False, is_reading=True, buffer=())
+            commands.append(ReadOutbox(connection_id=connection_id, after=subscriber.cursor))
+        low = max(subscriber.taken, subscriber.reported_seq, route.completed)
+        if subscriber.cursor > low:
+            commands.append(_report(route, low + 1, subscriber.cursor, EffectStatus.EXECUTING))
+            subscriber = replace(subscriber, reported_seq=subscriber.cursor)
+        route = _put(route, connection_id, subscriber)
+    return route, commands
+
+
+def _offer(
+    connection_id: str, subscriber: Subscriber, effects: tuple[OutboxEffect, ...]
+) -> tuple[Subscriber, list[Command]]:
+    """Give committed effects to one subscriber, as its state allows."""
+    if subscriber.is_reading:
+        kept = (*subscriber.buffer, *effects)
+        return replace(subscriber, buffer=kept if len(kept) <= BUFFERED_EFFECTS else ()), []
+    fresh = _after(effects, subscriber.cursor)
+    if not subscriber.is_live or not fresh:
+        return subscriber, []
+    if fresh[0].from_seq > subscriber.cursor + 1:
+        subscriber = replace(subscriber, is_live=False, is_reading=True, buffer=effects)
+        return subscriber, [ReadOutbox(connection_id=connection_id, after=subscriber.cursor)]
+    if subscriber.untaken_bytes > WINDOW_BYTES:
+        return replace(subscriber, is_live=False), []
+    return _send(connection_id, subscriber, fresh)
+
+
+def _serve_read(
+    route: Route,
+    connection_id: str,
+    subscriber: Subscriber,
+    effects: tuple[OutboxEffect, ...],
+    *,
+    complete: bool,
+) -> Step:
+    """Send what was read and then what was committed meanwhile; live if nothing is missing, else on at its pace."""
+    commands: list[Command] = []
+    buffer = subscriber.buffer
+    subscriber = replace(subscriber, is_reading=False, buffer=())
+    if effects:
+        subscriber, commands = _send(connection_id, subscriber, effects)
+    fresh = _after(buffer, subscriber.cursor)
+    if complete and fresh and fresh[0].from_seq <= subscriber.cursor + 1:
+        subscriber, more = _send(connection_id, subscriber, fresh)
+        commands += more
+    if complete and subscriber.cursor >= route.head:
+        subscriber = replace(subscriber, is_live=True)
+    elif subscriber.taken == subscriber.cursor:
+        subscriber = replace(subscriber, is_reading=True)
+        commands.append(ReadOutbox(connection_id=connection_id, after=subscriber.cursor))
+    return _put(route, connection_id, subscriber), commands
+
+
+def _send(
+    connection_id: str, subscriber: Subscriber, effects: tuple[OutboxEffect, ...]
+) -> tuple[Subscriber, list[Command]]:
+    untaken_bytes = subscriber.untaken_bytes + sum(measure_effect(effect) for effect in effects)
+    subscriber = replace(subscriber, cursor=effects[-1].seq, untaken_bytes=untaken_bytes)
+    return subscriber, [SendEffects(connection_id=connection_id, effects=effects)]
+
+
+def _after(effects: Sequence[OutboxEffect], cursor: int) -> tuple[OutboxEffect, ...]:
+    return tuple(effect for effect in effects if effect.seq > cursor)
+
+
+def _put(route: Route, connection_id: str, subscriber: Subscriber) -> Route:
+    return replace(route, subscribers={**route.subscribers, connection_id: subscriber})
+
+
+def _report(route: Route, from_seq: int, to_seq: int, status: EffectStatus) -> ReportDelivery:
+    return ReportDelivery(
+        delivery=EffectsDelivery(session_key=route.session_key, from_seq=from_seq, to_seq=to_seq, status=status)
+    )
+
+
+def measure_effect(effect: OutboxEffect) -> int:
+    """Return about how many bytes an effect takes on the wire."""
+    payload = effect.payload
+    text = payload.get("value") or payload.get("message") or ""
+    return FRAME_OVERHEAD_BYTES + len(text)

@@ -1,0 +1,90 @@
+"""What actors are given: the world outside, as narrow protocols. It arrives in an actor's first message."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from thespian.actors import ActorAddress
+
+from actors.agents.registry import AgentRegistry
+from storage.outbox_store import OutboxStore
+from storage.records import EffectsDelivery, OutboxEffect, SessionClaim, SessionWrite
+from storage.session_store import SessionStore
+
+T = TypeVar("T")
+
+
+class WriterPort(Protocol):
+    """The storage writer (`storage.writer.StorageWriter`)."""
+
+    def submit(self, request: SessionWrite | SessionClaim, reply_to: object) -> None:
+        """Hand in a write; its outcome comes to the actor at `reply_to` as a message."""
+
+    def submit_delivery(self, delivery: EffectsDelivery) -> None:
+        """Hand in a delivery report."""
+
+
+class ReadsPort(Protocol):
+    """Reads of stored data in threads."""
+
+    @property
+    def outbox(self) -> OutboxStore:
+        """For use inside `fetch` only."""
+
+    @property
+    def sessions(self) -> SessionStore:
+        """For use inside `fetch` only."""
+
+    def fetch(self, request: object, read: Callable[[], T], reply_to: ActorAddress, answer: Callable[[T], object]) -> None:
+        """Run `read` in a thread; `answer(result)` comes to `reply_to` as a message, or a `StorageReadFailed`."""
+
+
+class FrameSink(Protocol):
+    """The connections. A connection that is gone is passed over in silence."""
+
+    def send_effects(self, connection_id: str, session_key: str, effects: Sequence[OutboxEffect]) -> None:
+        """Queue effects for a connection; a `FramesTaken` follows once its socket took them."""
+
+    def send_notice(self, connection_id: str, frame: Mapping[str, Any]) -> None:
+        """Queue a frame that is not stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorSettings:
+    """What an operator can set of the actors.
+
+    Attributes:
+        turn_timeout_s: How long an agent may take for a turn.
+        session_idle_s: How long an idle session's actor stays.
+        session_queue_limit: How many messages may wait behind the running one.
+        coalesce_tokens: True to merge tokens that wait for a write into one effect.
+        effect_poll_interval_s: How often to look for effects that nobody pushed.
+        event_poll_interval_s: How often to look for accepted events that no actor holds.
+    """
+
+    turn_timeout_s: float = 120.0
+    session_idle_s: float = 60.0
+    session_queue_limit: int = 16
+    coalesce_tokens: bool = True
+    effect_poll_interval_s: float = 0.5
+    event_poll_interval_s: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """All of it.
+
+    Attributes:
+        node_id: This server process, fresh at each start.
+        clock: Monotonic seconds.
+        tell: Hands a message to an actor, from the loop's thread or any other.
+    """
+
+    node_id: str
+    writer: WriterPort
+    reads: ReadsPort
+    sink: FrameSink
+    agents: AgentRegistry
+    settings: ActorSettings
+    clock: Callable[[], float]
+    tell: Callable[[ActorAddress, object], None]

@@ -1,0 +1,318 @@
+"""SessionActor: a thin shell around `session_state`. It carries out what that decides, and decides nothing itself."""
+
+import asyncio
+import logging
+from typing import Any, assert_never
+
+from thespian.actors import ActorAddress, ActorExitRequest, WakeupMessage
+
+from actors.agents.protocol import Turn
+from actors.base import BaseActor
+from actors.messages import (
+    AgentFailed,
+    AgentFinished,
+    EffectsCommitted,
+    HaltSessions,
+    NotifyConnection,
+    SessionExpired,
+    SessionStopped,
+    SessionTurnedBusy,
+    SessionTurnedIdle,
+    StartSession,
+    SubmitCancel,
+    SubmitUserMessage,
+    TokenProduced,
+)
+from actors.session_state import (
+    Accepted,
+    Command,
+    HoldAgent,
+    Leave,
+    Message,
+    Publish,
+    RefuseRequest,
+    RunAgent,
+    RunningTurn,
+    SessionState,
+    StopAgent,
+    Submit,
+    TurnConcluded,
+    abandon,
+    halt,
+    step,
+)
+from actors.turn_runner import TurnRunner
+from storage.records import (
+    OutboxEffect,
+    SessionClaim,
+    SessionClaimed,
+    SessionKey,
+    WriteCommitted,
+    WriteDuplicated,
+    WriteFenced,
+    WriteRefused,
+)
+
+log = logging.getLogger(__name__)
+
+
+class SessionActor(BaseActor):
+    """One conversation. Created by the SessionDirector on the first message for it."""
+
+    _start: StartSession
+    _state: SessionState
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner: TurnRunner | None = None
+        self._received = 0
+        self._reported_busy = True
+        self._idle_since_s = 0.0
+        self._idle_timer_armed = False
+
+    def receiveMsg_StartSession(self, message: StartSession, _sender: ActorAddress) -> None:  # noqa: N802
+        """Claim the session; until that is granted, messages wait."""
+        self._start = message
+        self._services = message.services
+        settings = message.services.settings
+        self._state = SessionState(
+            session_key=message.session_key,
+            queue_limit=settings.session_queue_limit,
+            coalesce_tokens=settings.coalesce_tokens,
+        )
+        self._services.writer.submit(SessionClaim(session_key=message.session_key), self.myAddress)
+        self.send(message.director, SessionTurnedBusy(session_key=message.session_key))
+
+    def receiveMsg_SubmitUserMessage(self, message: SubmitUserMessage, _sender: ActorAddress) -> None:  # noqa: N802
+        """Somebody says something."""
+        self._received += 1
+        self._take(message)
+
+    def receiveMsg_SubmitCancel(self, message: SubmitCancel, _sender: ActorAddress) -> None:  # noqa: N802
+        """Somebody wants a request stopped."""
+        self._received += 1
+        self._take(message)
+
+    def receiveMsg_SessionClaimed(self, message: SessionClaimed, _sender: ActorAddress) -> None:  # noqa: N802
+        """The session is this actor's."""
+        self._take(message)
+
+    def receiveMsg_WriteCommitted(self, message: WriteCommitted, _sender: ActorAddress) -> None:  # noqa: N802
+        """A write is durable."""
+        self._take(message)
+
+    def receiveMsg_WriteDuplicated(self, message: WriteDuplicated, _sender: ActorAddress) -> None:  # noqa: N802
+        """A write holds requests that are known."""
+        self._take(message)
+
+    def receiveMsg_WriteFenced(self, message: WriteFenced, _sender: ActorAddress) -> None:  # noqa: N802
+        """The session has another owner."""
+        self._take(message)
+
+    def receiveMsg_WriteRefused(self, message: WriteRefused, _sender: ActorAddress) -> None:  # noqa: N802
+        """The database refused a write for good."""
+        self._take(message)
+
+    def receiveMsg_TokenProduced(self, message: TokenProduced, _sender: ActorAddress) -> None:  # noqa: N802
+        """The agent said something."""
+        self._take(message)
+
+    def receiveMsg_AgentFinished(self, message: AgentFinished, _sender: ActorAddress) -> None:  # noqa: N802
+        """The agent is through."""
+        self._take(message)
+
+    def receiveMsg_AgentFailed(self, message: AgentFailed, _sender: ActorAddress) -> None:  # noqa: N802
+        """The agent failed."""
+        self._take(message)
+
+    def receiveMsg_HaltSessions(self, _message: HaltSessions, _sender: ActorAddress) -> None:  # noqa: N802
+        """The server ends."""
+        self._state, commands = halt(self._state)
+        self._carry_out(commands)
+
+    def receiveMsg_WakeupMessage(self, _message: WakeupMessage, _sender: ActorAddress) -> None:  # noqa: N802
+        """Offer to leave if the session has been idle for long enough; otherwise look again when it could be."""
+        self._idle_timer_armed = False
+        if not self._state.is_idle:
+            return  # armed again when it turns idle
+        left_s = self._services.settings.session_idle_s - (self._services.clock() - self._idle_since_s)
+        if left_s > 0:
+            self._arm_idle_timer(left_s)
+        else:
+            self.send(
+                self._start.director,
+                SessionExpired(session_key=self._start.session_key, received=self._received),
+            )
+
+    def receiveMsg_ActorExitRequest(self, _message: ActorExitRequest, _sender: ActorAddress) -> None:  # noqa: N802
+        """Leave nothing running."""
+        if self._runner is not None:
+            self._runner.stop()
+
+    def abandon(self) -> None:
+        """Stop the agent and answer what was not handed to storage; its director starts the session anew."""
+        self._state, commands = abandon(self._state)
+        self._carry_out(commands)
+
+    def refuse(self, message: object) -> None:
+        """Answer requests that reach a failed actor, so that their clients do not wait."""
+        if isinstance(message, SubmitUserMessage | SubmitCancel):
+            self._refuse(
+                RefuseRequest(
+                    connection_id=message.connection_id,
+                    request_id=message.request_id,
+                    code="internal",
+                    message="the thread failed and is being restarted; try again",
+                    retryable=True,
+                )
+            )
+
+    def _take(self, message: Message) -> None:
+        self._state, commands = step(self._state, message, self._services.clock())
+        self._carry_out(commands)
+        self._report_activity()
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Submit():
+                    self._services.writer.submit(command.write, self.myAddress)
+                case Publish():
+                    effects = tuple(
+                        OutboxEffect(seq=effect.seq, from_seq=effect.seq, payload=effect.payload)
+                        for effect in command.effects
+                    )
+                    self.send(
+                        self._start.delivery,
+                        EffectsCommitted(session_key=self._start.session_key, effects=effects),
+                    )
+                case RunAgent():
+                    self._run_agent(command.turn, command.checkpoint)
+                case StopAgent():
+                    if self._runner is not None:
+                        self._runner.stop()
+                case HoldAgent():
+                    if self._runner is not None:
+                        self._runner.hold(command.hold)
+                case Accepted():
+                    self._log_accepted(command)
+                case TurnConcluded():
+                    self._log_concluded(command)
+                case RefuseRequest():
+                    self._refuse(command)
+                case Leave():
+                    self._leave(command)
+                case _:
+                    assert_never(command)
+
+    def _run_agent(self, turn: RunningTurn, checkpoint: Any) -> None:
+        """Start the agent as a task; what it says comes back as messages to this actor."""
+        services = self._services
+        key = SessionKey.parse(self._start.session_key)
+        address = self.myAddress
+        agent = services.agents.get(key.agent_id)
+        if agent is None:
+            # The edge knows only configured agents; this one was taken out of the file after the message came.
+            failure = AgentFailed(
+                run=turn.run,
+                code="unknown_agent",
+                message=f"agentId: there is no agent {key.agent_id} any more",
+                detail="not in the agents file",
+                retryable=False,
+            )
+            services.tell(address, failure)
+            return
+
+        def make_turn(deadline_s: float, cancelled: asyncio.Event) -> Turn:
+            return Turn(
+                user_id=key.user_id,
+                agent_id=key.agent_id,
+                thread_id=key.thread_id,
+                text=turn.text,
+                request_id=turn.request_id,
+                attempt=turn.attempt,
+                checkpoint=checkpoint,
+                deadline_s=deadline_s,
+                cancelled=cancelled,
+            )
+
+        self._runner = TurnRunner(
+            agent,
+            make_turn,
+            run=turn.run,
+            timeout_s=services.settings.turn_timeout_s,
+            post=lambda message: services.tell(address, message),
+        )
+
+    def _report_activity(self) -> None:
+        """Tell the director when work begins and when none is left, and arm the timer that ends an idle actor."""
+        idle = self._state.is_idle
+        if idle == (not self._reported_busy):
+            return
+        self._reported_busy = not idle
+        key = self._start.session_key
+        if idle:
+            self._runner = None
+            self._idle_since_s = self._services.clock()
+            self.send(self._start.director, SessionTurnedIdle(session_key=key))
+            if not self._idle_timer_armed:
+                self._arm_idle_timer(self._services.settings.session_idle_s)
+        else:
+            self.send(self._start.director, SessionTurnedBusy(session_key=key))
+
+    def _arm_idle_timer(self, after_s: float) -> None:
+        self._idle_timer_armed = True
+        self.wakeupAfter(after_s)
+
+    def _refuse(self, refusal: RefuseRequest) -> None:
+        frame: dict[str, Any] = {
+            "type": "error",
+            "code": refusal.code,
+            "message": refusal.message,
+            "retryable": refusal.retryable,
+        }
+        if refusal.request_id is not None:
+            frame["requestId"] = refusal.request_id
+        self.send(self._start.delivery, NotifyConnection(connection_id=refusal.connection_id, frame=frame))
+
+    def _leave(self, command: Leave) -> None:
+        log.warning(
+            "Session %s leaves this actor: %s",
+            self._start.session_key,
+            command.reason,
+            extra={"action": "session_left", "session_key": self._start.session_key},
+        )
+        self.send(
+            self._start.director, SessionStopped(session_key=self._start.session_key, restart=command.restart)
+        )
+
+    def _log_accepted(self, command: Accepted) -> None:
+        log.info(
+            "Accepted message %s of %s",
+            command.event_seq,
+            self._start.session_key,
+            extra={
+                "action": "message_accepted",
+                "session_key": self._start.session_key,
+                "request_id": command.message.request_id,
+                "event_seq": command.event_seq,
+            },
+        )
+
+    def _log_concluded(self, command: TurnConcluded) -> None:
+        end = command.end
+        log.info(
+            "Turn %s of %s is %s after %s ms",
+            end.event_seq,
+            self._start.session_key,
+            end.status,
+            end.latency_ms,
+            extra={
+                "action": f"turn_{end.status}",
+                "session_key": self._start.session_key,
+                "request_id": command.request_id,
+                "event_seq": end.event_seq,
+                "attempt": end.attempt,
+                "latency_ms": end.latency_ms,
+            },
+        )

@@ -1,0 +1,211 @@
+"""Runs an agent for one turn, as a task of its own, and turns what it says into messages.
+
+The agent is somebody else's code: it may raise anything, hang, never end, or yield what it should not. Whatever it
+does, the session hears exactly one `AgentFinished` or `AgentFailed`, unless the run was stopped before.
+"""
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import msgspec
+
+from actors.agents.protocol import Agent, AgentError, Final as FinalItem, Token, TokenUsage, Turn
+from actors.messages import AgentFailed, AgentFinished, TokenProduced
+
+log = logging.getLogger(__name__)
+
+YIELD_AFTER_S: Final = 0.002
+"""An agent that answers without ever waiting gives way to the loop after this long."""
+
+CLOSE_TIMEOUT_S: Final = 5.0
+"""How long a stopped agent may take to clean up before it is left to itself."""
+
+MAX_CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+"""The largest checkpoint, as JSON."""
+
+FAILED_TEXT: Final = "the agent failed to answer"
+"""What users read of an error that is not meant for them."""
+
+
+class ProtocolViolation(Exception):
+    """Raised when an agent yields what the protocol does not know."""
+
+
+class TurnRunner:
+    """One run of an agent.
+
+    Args:
+        agent: Who answers.
+        make_turn: Makes the question, of the deadline on the loop's clock and the cancel signal.
+        run: Goes into every message, so that the session can tell a stale one.
+        timeout_s: How long the agent may take. After that the session hears of it at once, and the agent is
+            cancelled; one that resists is left to itself.
+        post: Hands a message to the session's actor.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        make_turn: Callable[[float, asyncio.Event], Turn],
+        *,
+        run: int,
+        timeout_s: float,
+        post: Callable[[object], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._agent = agent
+        self._run_number = run
+        self._timeout_s = timeout_s
+        self._post = post
+        self._cancelled = asyncio.Event()
+        self._released = asyncio.Event()
+        self._released.set()
+        deadline_s = loop.time() + timeout_s
+        self._deadline = loop.call_at(deadline_s, self._expire)
+        self._task = loop.create_task(self._run(make_turn(deadline_s, self._cancelled)), name=f"turn-{run}")
+
+    def stop(self) -> None:
+        """End the run: nothing more is posted, and the agent is cancelled at its next await."""
+        self._post = _discard
+        self._deadline.cancel()
+        self._cancelled.set()
+        self._released.set()
+        self._task.cancel()
+
+    def hold(self, hold: bool) -> None:
+        """Pause the run before its next token, or let it go on."""
+        if hold:
+            self._released.clear()
+        else:
+            self._released.set()
+
+    def _expire(self) -> None:
+        self._fail("agent_timeout", f"the agent took longer than {self._timeout_s:g} s", "deadline passed")
+        self.stop()
+
+    async def _run(self, turn: Turn) -> None:
+        """Consume the agent's stream, say how it ended, and then let the agent clean up."""
+        stream: AsyncIterator[object] | None = None
+        try:
+            stream = open_stream(self._agent, turn)
+            final = await self._consume(stream)
+            self._conclude(AgentFinished(run=self._run_number, checkpoint=final.checkpoint, usage=final.usage))
+        except asyncio.CancelledError:
+            # By stop(), whose word this then is not, or by the agent's own doing.
+            self._fail("agent_error", FAILED_TEXT, "the agent's task was cancelled")
+        except AgentError as error:
+            self._fail("agent_error", printable(str(error)) or FAILED_TEXT, repr(error), retryable=error.retryable)
+        except ProtocolViolation as error:
+            self._fail("agent_error", FAILED_TEXT, str(error))
+        except Exception as error:  # noqa: BLE001 (an agent may raise anything)
+            log_agent_exception(error)
+            self._fail("agent_error", FAILED_TEXT, f"raised {type(error).__name__}")
+        if stream is not None:
+            await close_stream(stream)
+
+    async def _consume(self, stream: AsyncIterator[object]) -> FinalItem:
+        """Post tokens until the agent is through; returns its Final, or an empty one."""
+        resumed_at = time.perf_counter()
+        async for item in stream:
+            if isinstance(item, FinalItem):
+                check_final(item)
+                return item
+            if not isinstance(item, Token):
+                raise ProtocolViolation(f"the agent yielded {type(item).__name__}, not Token or Final")
+            check_text(item.text)
+            if item.text:
+                self._post(TokenProduced(run=self._run_number, text=item.text))
+            if not self._released.is_set():
+                await self._released.wait()
+            if time.perf_counter() - resumed_at >= YIELD_AFTER_S:
+                await asyncio.sleep(0)
+                resumed_at = time.perf_counter()
+        return FinalItem()
+
+    def _fail(self, code: str, message: str, detail: str, *, retryable: bool = False) -> None:
+        self._conclude(
+            AgentFailed(run=self._run_number, code=code, message=message, detail=printable(detail), retryable=retryable)
+        )
+
+    def _conclude(self, message: AgentFinished | AgentFailed) -> None:
+        """Post the run's last message."""
+        self._deadline.cancel()
+        self._post(message)
+        self._post = _discard
+
+
+def _discard(message: object) -> None:
+    """Where the messages of a run go that is over."""
+
+
+def open_stream(agent: Agent, turn: Turn) -> AsyncIterator[object]:
+    """Ask the agent; raises ProtocolViolation if what it returns cannot be iterated over."""
+    stream: object = agent.stream_chat(turn)
+    if not isinstance(stream, AsyncIterator):
+        if asyncio.iscoroutine(stream):
+            stream.close()
+        raise ProtocolViolation(f"stream_chat returned {type(stream).__name__}, not an asynchronous iterator")
+    return stream
+
+
+async def close_stream(stream: AsyncIterator[object]) -> None:
+    """Let the agent's generator run its cleanup, for a while and whatever it raises."""
+    close = getattr(stream, "aclose", None)
+    if close is None:
+        return
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await close()
+    except Exception as error:  # noqa: BLE001 (an agent may raise anything)
+        log_agent_exception(error)
+
+
+def log_agent_exception(error: Exception) -> None:
+    """Log where an agent raised, and the class; not the text, which may quote the conversation."""
+    log.warning(
+        "An agent raised %s at\n%s",
+        type(error).__name__,
+        "".join(traceback.format_tb(error.__traceback__)).rstrip(),
+        extra={"action": "agent_raised"},
+    )
+
+
+def check_text(text: object) -> None:
+    """Raise ProtocolViolation unless `text` is what a frame and the database can hold."""
+    if not isinstance(text, str):
+        raise ProtocolViolation(f"a token's text is {type(text).__name__}, not str")
+    if "\0" in text:
+        raise ProtocolViolation("a token's text holds a NUL character")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ProtocolViolation("a token's text holds a lone surrogate") from error
+
+
+def check_final(final: FinalItem) -> None:
+    """Raise ProtocolViolation unless checkpoint and usage can be stored."""
+    if final.usage is not None:
+        if not isinstance(final.usage, TokenUsage):
+            raise ProtocolViolation(f"usage is {type(final.usage).__name__}, not TokenUsage")
+        for count in (final.usage.prompt_tokens, final.usage.completion_tokens):
+            if not isinstance(count, int) or not 0 <= count < 2**31:
+                raise ProtocolViolation("usage counts must be whole numbers from 0 to 2147483647")
+    try:
+        encoded = msgspec.json.encode(final.checkpoint)
+        msgspec.json.decode(encoded)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise ProtocolViolation(f"the checkpoint is not a JSON document: {type(error).__name__}") from error
+    if b"\\u0000" in encoded:
+        raise ProtocolViolation("the checkpoint holds a NUL character")
+    if len(encoded) > MAX_CHECKPOINT_BYTES:
+        raise ProtocolViolation(f"the checkpoint is over {MAX_CHECKPOINT_BYTES} bytes")
+
+
+def printable(text: str) -> str:
+    """Return `text` as a frame and the database can hold it, at most 500 characters."""
+    return text.encode(errors="replace").decode().replace("\0", "\ufffd")[:500]

@@ -1,0 +1,53 @@
+"""`callboard`: the command and its subcommands."""
+
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from actors.agents.agents_file import AgentsFileError
+from scripts.chat import chat
+from server.config import ConfigError, Settings, load_settings
+from server.main import serve as run_server
+from storage.errors import StorageError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="callboard")
+def main() -> None:
+    """A server for conversations with agents."""
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option for each setting, all of them text: `load_settings` reads and checks them."""
+    for declared in reversed(fields(Settings)):
+        command = click.option(
+            declared.metadata["option"],
+            declared.name,
+            metavar=declared.metadata["variable"],
+            help=declared.metadata["doc"],
+        )(command)
+    return command
+
+
+@main.command(short_help="Run a server.")
+@settings_options
+def serve(**options: str | None) -> None:
+    """Run a server until Ctrl-C or SIGTERM.
+
+    Each option can be given as an environment variable too, under the name shown behind it; the option wins.
+    """
+    try:
+        run_server(load_settings(options, os.environ), os.environ)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    except (AgentsFileError, StorageError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+main.add_command(chat)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The HTTP application: the WebSocket endpoint and the health checks."""
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from tornado.web import Application, HTTPError, RequestHandler
+
+from server.node import Node
+from server.websocket import HARD_FRAME_BYTES, ChatSocket
+
+PING_INTERVAL_S: Final = 25
+PING_TIMEOUT_S: Final = 8
+
+LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def require_local_host(handler: RequestHandler) -> None:
+    """Refuse requests that name another host.
+
+    Without authentication the server trusts whoever can reach the loopback address. A web page from elsewhere can, if
+    it makes its own name resolve to it (DNS rebinding); but then the request carries that name.
+    """
+    host = urlsplit(f"//{handler.request.host}").hostname or ""
+    if host not in LOOPBACK_HOSTS and not host.startswith("127."):
+        raise HTTPError(421, reason="Misdirected Request")
+
+
+class LocalSocket(ChatSocket):
+    """The WebSocket endpoint, for local clients only."""
+
+    def prepare(self) -> None:
+        """Refuse other hosts' names."""
+        require_local_host(self)
+
+
+class JsonHandler(RequestHandler):
+    """Answers in JSON, errors too."""
+
+    def initialize(self, node: Node) -> None:
+        """Take what the application was made with."""
+        self._node = node
+
+    def prepare(self) -> None:
+        """Refuse other hosts' names."""
+        require_local_host(self)
+
+    def write_error(self, status_code: int, **_kwargs: Any) -> None:
+        """Write problem details (RFC 9457)."""
+        self.set_header("Content-Type", "application/problem+json")
+        self.finish({"type": "about:blank", "title": self._reason, "status": status_code})
+
+
+class HealthHandler(JsonHandler):
+    """`GET /healthz`: the process is up."""
+
+    def get(self) -> None:
+        """Answer, which is all there is to it."""
+        self.finish({"status": "ok"})
+
+
+class ReadyHandler(JsonHandler):
+    """`GET /readyz`: the database can be reached and is migrated, and the actors run."""
+
+    async def get(self) -> None:
+        """Answer 200 if all of it is so, else 503; the body says which is not."""
+        checks = await self._node.check_readiness()
+        ready = all(checks.values()) and not self._node.is_stopping
+        self.set_status(200 if ready else 503)
+        self.finish({"status": "ready" if ready else "not ready", "checks": checks})
+
+
+class UnknownHandler(JsonHandler):
+    """Whatever else is asked for."""
+
+    def prepare(self) -> None:
+        """Answer 404."""
+        super().prepare()
+        raise HTTPError(404)
+
+
+def make_app(node: Node) -> Application:
+    """Return the application of a node."""
+    arguments = {"node": node}
+    return Application(
+        [
+            (r"/api/chat/ws", LocalSocket, arguments),
+            (r"/healthz", HealthHandler, arguments),
+            (r"/readyz", ReadyHandler, arguments),
+        ],
+        default_handler_class=UnknownHandler,
+        default_handler_args=arguments,
+        websocket_max_message_size=HARD_FRAME_BYTES,
+        websocket_ping_interval=PING_INTERVAL_S,
+        websocket_ping_timeout=PING_TIMEOUT_S,
+    )

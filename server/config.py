@@ -1,0 +1,208 @@
+"""The configuration: one frozen object, read and checked once, from options and the environment.
+
+Each setting has an option and a variable; the option wins. An error names both and the value, so that whoever started
+the server knows what to change. Nothing else in the project reads the environment.
+"""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from storage.embedded import default_data_dir
+
+
+class ConfigError(Exception):
+    """Raised when a setting has a value that it cannot have; the text names option, variable and value."""
+
+
+def setting(
+    option: str,
+    variable: str,
+    parse: Callable[[str], Any],
+    doc: str,
+    *,
+    default: Any = None,
+    factory: Callable[[], Any] | None = None,
+) -> Any:
+    """Declare a field of Settings: its option, its variable, its parser (ValueError says what is expected), its use."""
+    metadata = {"option": option, "variable": variable, "parse": parse, "doc": doc}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers in a range."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not low <= int(text) <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of seconds in a range."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise ValueError(f"expected seconds from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a parser of words, in any case."""
+
+    def parse(text: str) -> str:
+        for choice in choices:
+            if text.lower() == choice.lower():
+                return choice
+        raise ValueError(f"expected one of {', '.join(choices)}")
+
+    return parse
+
+
+def switch(text: str) -> bool:
+    """Parse 1 or 0."""
+    if text not in {"0", "1"}:
+        raise ValueError("expected 1 or 0")
+    return text == "1"
+
+
+def loopback_address(text: str) -> str:
+    """Parse an address that only this machine can reach."""
+    if text == "localhost":
+        return "127.0.0.1"
+    try:
+        is_loopback = ipaddress.ip_address(text).is_loopback
+    except ValueError as error:
+        raise ValueError("expected an IP address of this machine, such as 127.0.0.1 or ::1") from error
+    if not is_loopback:
+        raise ValueError(
+            "expected a loopback address: without authentication anyone who reaches the server could read everything; "
+            "put a proxy that authenticates in front of 127.0.0.1"
+        )
+    return text
+
+
+def database_url(text: str) -> str:
+    """Parse a PostgreSQL connection URI."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"postgresql", "postgres"}:
+        raise ValueError("expected postgresql://user:password@host:port/database")
+    return "postgresql" + text[len(parts.scheme) :]
+
+
+def path(text: str) -> Path:
+    """Parse a path; `~` is the home directory."""
+    return Path(text).expanduser().absolute()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator can set. `callboard serve --help` and the README list them."""
+
+    port: int = setting("--port", "PORT", whole_number(0, 65535), "Port to listen on; 0 takes a free one.", default=8888)
+    address: str = setting(
+        "--address", "CALLBOARD_ADDRESS", loopback_address, "Loopback address to listen on.", default="127.0.0.1"
+    )
+    data_dir: Path = setting(
+        "--data-dir",
+        "CALLBOARD_DATA_DIR",
+        path,
+        "Where the embedded PostgreSQL keeps its data.",
+        factory=default_data_dir,
+    )
+    database_url: str | None = setting(
+        "--database-url", "DATABASE_URL", database_url, "A PostgreSQL 14 or newer to use instead of the embedded one."
+    )
+    agents_file: Path | None = setting(
+        "--agents", "CALLBOARD_AGENTS", path, "TOML file that names the agents; without one: eliza, echo, metronome."
+    )
+    effect_poll_interval_ms: int = setting(
+        "--effect-poll-interval-ms",
+        "EFFECT_POLL_INTERVAL_MS",
+        whole_number(10, 3_600_000),
+        "How often to look for effects that nobody pushed.",
+        default=500,
+    )
+    event_queue_process_interval_ms: int = setting(
+        "--event-queue-process-interval-ms",
+        "EVENT_QUEUE_PROCESS_INTERVAL_MS",
+        whole_number(10, 3_600_000),
+        "How often to look for accepted events that no actor holds.",
+        default=50,
+    )
+    turn_timeout_s: float = setting(
+        "--turn-timeout-s", "TURN_TIMEOUT_S", seconds(0.01, 86_400), "How long an agent may take.", default=120.0
+    )
+    session_idle_s: float = setting(
+        "--session-idle-s",
+        "SESSION_IDLE_S",
+        seconds(0.01, 86_400),
+        "How long an idle session stays in memory.",
+        default=60.0,
+    )
+    session_queue_limit: int = setting(
+        "--session-queue-limit",
+        "SESSION_QUEUE_LIMIT",
+        whole_number(1, 10_000),
+        "How many messages of a thread may wait behind the running one.",
+        default=16,
+    )
+    coalesce_tokens: bool = setting(
+        "--coalesce-tokens",
+        "COALESCE_TOKENS",
+        switch,
+        "1 merges tokens that wait for a write into one frame, 0 never does.",
+        default=True,
+    )
+    shutdown_grace_s: float = setting(
+        "--shutdown-grace-s",
+        "SHUTDOWN_GRACE_S",
+        seconds(0, 3600),
+        "How long running turns may go on when the server is told to stop.",
+        default=10.0,
+    )
+    log_level: str = setting(
+        "--log-level", "LOG_LEVEL", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "The least that is logged.", default="INFO"
+    )
+    log_format: str = setting(
+        "--log-format", "LOG_FORMAT", one_of("text", "json"), "Log lines for people or for machines.", default="text"
+    )
+
+
+def load_settings(options: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
+    """Read and check all settings.
+
+    Args:
+        options: Values given on the command line by field name; None where none was given.
+        environ: The environment; an empty variable counts as unset.
+
+    Raises:
+        ConfigError: for the first setting that cannot be used.
+    """
+    values: dict[str, Any] = {}
+    for declared in fields(Settings):
+        option, variable = declared.metadata["option"], declared.metadata["variable"]
+        text, source = options.get(declared.name), f"{option} ({variable})"
+        if text is None:
+            text, source = environ.get(variable) or None, f"{variable} ({option})"
+        if text is None:
+            continue
+        try:
+            values[declared.name] = declared.metadata["parse"](text)
+        except ValueError as error:
+            shown = "the value given" if declared.name == "database_url" else repr(text)
+            raise ConfigError(f"{source}: {error}, got {shown}") from error
+    return Settings(**values)

@@ -1,0 +1,93 @@
+"""Runs a server from its settings to its end: database, node, sockets, signals."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from actors.agents.agents_file import load_agents
+from actors.agents.registry import AgentRegistry
+from server.app import make_app
+from server.config import ConfigError, Settings
+from server.logs import configure_logging
+from server.node import Node
+from storage.database import migrate
+from storage.embedded import EmbeddedPostgres
+
+log = logging.getLogger(__name__)
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_BODY_BYTES = 1024 * 1024
+
+
+def serve(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Run a server until it is told to stop.
+
+    Raises:
+        ConfigError, AgentsFileError, StorageError: if it cannot start; the text says why and what to do.
+    """
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    agents = load_agents(settings.agents_file, environ)
+    with open_database_for(settings) as dsn:
+        migrate(dsn)
+        asyncio.run(run_node(settings, dsn, agents))
+
+
+@contextmanager
+def open_database_for(settings: Settings) -> Iterator[str]:
+    """Give the URI of the database: the one configured, or an embedded one that stops with the block."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    embedded = EmbeddedPostgres.start(settings.data_dir, report=report_progress)
+    try:
+        yield embedded.dsn
+    finally:
+        embedded.stop()
+
+
+def report_progress(text: str) -> None:
+    """Log what the embedded PostgreSQL is at."""
+    log.info("%s", text, extra={"action": "postgres_progress"})
+
+
+async def run_node(settings: Settings, dsn: str, agents: AgentRegistry) -> None:
+    """Listen, say so on standard output, and serve until SIGINT or SIGTERM; a second one ends the grace at once."""
+    node = Node(settings, dsn=dsn, agents=agents)
+    try:
+        sockets = bind_sockets(settings.port, settings.address)
+    except OSError as error:
+        raise ConfigError(
+            f"--port (PORT): cannot listen on {settings.address}:{settings.port}: {error.strerror}; "
+            "stop what listens there, or choose another port (0 takes a free one)"
+        ) from error
+    node.start()
+    server = HTTPServer(make_app(node), max_header_size=MAX_HEADER_BYTES, max_body_size=MAX_BODY_BYTES)
+    server.add_sockets(sockets)
+    stop = listen_for_signals(node)
+    host = f"[{settings.address}]" if ":" in settings.address else settings.address
+    print(f"Callboard listening on http://{host}:{sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
+    await stop.wait()
+    log.info("Stopping", extra={"action": "stopping"})
+    server.stop()
+    await node.stop()
+    await server.close_all_connections()
+
+
+def listen_for_signals(node: Node) -> asyncio.Event:
+    """Return an event that the first SIGINT or SIGTERM sets; later ones end the grace."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            node.end_grace()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    return stop

@@ -1,0 +1,245 @@
+"""One server process: it puts actors, storage and connections together, and takes them apart again in the right order.
+
+    Connection ──> Node.submit ──> SessionDirector ──> SessionActor ──> StorageWriter (thread)
+        ^                                                    │                 │ outcomes, on the loop
+        └── Connections <── DeliveryActor <── committed ─────┘ <───────────────┘
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from actors.agents.registry import AgentRegistry
+from actors.delivery import DeliveryActor
+from actors.director import SessionDirector
+from actors.loop_base import ActorAddress, start_actor_system
+from actors.messages import (
+    AttachConnection,
+    DetachConnection,
+    DrainSessions,
+    FramesTaken,
+    HaltSessions,
+    ProbeActor,
+    StartDelivery,
+    StartDirector,
+    StorageReadFailed,
+    SubmitCancel,
+    SubmitUserMessage,
+)
+from actors.services import ActorSettings, Services
+from server import close_codes
+from server.config import Settings
+from server.connections import Connection, Connections
+from storage.outbox_store import OutboxStore
+from storage.reader import StorageReader
+from storage.session_store import SessionStore
+from storage.writer import Outcome, ReplyTo, StorageWriter
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PROBE_TIMEOUT_S = 2.0
+"""How long readiness waits for the actors and the database."""
+
+WRITER_CLOSE_S = 10.0
+"""How long shutdown waits for the last writes; more only helps if the database is about to come back."""
+
+
+class LoopReads:
+    """The actors' reads: each runs in a thread, its answer comes as a message."""
+
+    def __init__(
+        self,
+        reader: StorageReader,
+        loop: asyncio.AbstractEventLoop,
+        tell: Callable[[ActorAddress, object], None],
+    ) -> None:
+        self._reader = reader
+        self._loop = loop
+        self._tell = tell
+
+    @property
+    def outbox(self) -> OutboxStore:
+        """The outbox, for reads."""
+        return self._reader.outbox
+
+    @property
+    def sessions(self) -> SessionStore:
+        """The sessions, for reads."""
+        return self._reader.sessions
+
+    def fetch(
+        self,
+        request: object,
+        read: Callable[[], T],
+        reply_to: ActorAddress,
+        answer: Callable[[T], object],
+    ) -> None:
+        """Run `read` in a thread and tell `reply_to` its answer."""
+
+        def finish(future: "Future[T]") -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            message = (
+                answer(future.result())
+                if error is None
+                else StorageReadFailed(request=request, error=f"{type(error).__name__}: {error}")
+            )
+            call_from_thread(self._loop, self._tell, reply_to, message)
+
+        self._reader.submit(read).add_done_callback(finish)
+
+
+class Node:
+    """A server process without its sockets.
+
+    Args:
+        settings: The configuration.
+        dsn: The database, migrated.
+        agents: Who answers.
+    """
+
+    def __init__(self, settings: Settings, *, dsn: str, agents: AgentRegistry) -> None:
+        self.node_id = uuid.uuid4().hex[:12]
+        self.agents = agents
+        self.clock = time.monotonic
+        self.is_stopping = False
+        self._grace_s = settings.shutdown_grace_s
+        self._grace_over = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._connections = Connections()
+        self._system = start_actor_system(self._loop)
+        self._reader = StorageReader(dsn, node_id=self.node_id)
+        self._writer = StorageWriter(
+            dsn, node_id=self.node_id, report=self._report_outcomes, clock=lambda: datetime.now(UTC)
+        )
+        self._services = Services(
+            node_id=self.node_id,
+            writer=self._writer,
+            reads=LoopReads(self._reader, self._loop, self._system.tell),
+            sink=self._connections,
+            agents=agents,
+            settings=ActorSettings(
+                turn_timeout_s=settings.turn_timeout_s,
+                session_idle_s=settings.session_idle_s,
+                session_queue_limit=settings.session_queue_limit,
+                coalesce_tokens=settings.coalesce_tokens,
+                effect_poll_interval_s=settings.effect_poll_interval_ms / 1000,
+                event_poll_interval_s=settings.event_queue_process_interval_ms / 1000,
+            ),
+            clock=self.clock,
+            tell=self._system.tell,
+        )
+
+    def start(self) -> None:
+        """Start writer and actors; events that a former server accepted begin to be processed."""
+        self._writer.start()
+        self._delivery = self._system.createActor(DeliveryActor)
+        self._director = self._system.createActor(SessionDirector)
+        self._system.tell(self._delivery, StartDelivery(services=self._services))
+        self._system.tell(self._director, StartDirector(services=self._services, delivery=self._delivery))
+
+    def submit(self, message: SubmitUserMessage | SubmitCancel) -> None:
+        """Hand a checked message to its session."""
+        self._system.tell(self._director, message)
+
+    def attach(self, connection: Connection, session_keys: tuple[str, ...]) -> None:
+        """Send sessions' effects to a connection, undelivered ones first."""
+        self._connections.add(connection)
+        self._system.tell(
+            self._delivery, AttachConnection(connection_id=connection.connection_id, session_keys=session_keys)
+        )
+
+    def detach(self, connection: Connection) -> None:
+        """Forget a connection that is gone. What its socket took is reported before."""
+        self._connections.remove(connection.connection_id)
+        self._system.tell(self._delivery, DetachConnection(connection_id=connection.connection_id))
+
+    def report_taken(self, connection_id: str, session_key: str, seq: int) -> None:
+        """Pass on that a socket took effects."""
+        self._system.tell(
+            self._delivery, FramesTaken(connection_id=connection_id, session_key=session_key, seq=seq)
+        )
+
+    async def check_readiness(self) -> dict[str, bool]:
+        """Ask the database and the actors for a sign of life.
+
+        Returns:
+            What was asked, and whether it answered in time.
+        """
+        database, actors = await asyncio.gather(self._check_database(), self._check_actors())
+        return {"database": database, "actors": actors}
+
+    async def _check_database(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                return await asyncio.wrap_future(self._reader.check())
+        except Exception as error:  # noqa: BLE001 (whatever it is, the answer is no)
+            log.debug("The database is not ready: %s", error)
+            return False
+
+    async def _check_actors(self) -> bool:
+        alive: set[str] = set()
+        complete = asyncio.Event()
+
+        def answer(name: str) -> None:
+            alive.add(name)
+            if len(alive) == 2:
+                complete.set()
+
+        for address in (self._director, self._delivery):
+            self._system.tell(address, ProbeActor(answer=answer))
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await complete.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End in order: no new work, the running turns' grace, the last writes, the last frames, the threads.
+
+        What is unfinished after the grace is stored as accepted and runs again at the next start.
+        """
+        self.is_stopping = True
+        drained = asyncio.Event()
+        self._system.tell(self._director, DrainSessions(drained=drained.set))
+        waits = [asyncio.create_task(event.wait()) for event in (drained, self._grace_over)]
+        await asyncio.wait(waits, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if not drained.is_set():
+            log.info("Stopping with turns unfinished; they run again at the next start", extra={"action": "grace_over"})
+        self._system.tell(self._director, HaltSessions())
+        # Closing sockets first: what they took is reported, and goes with the last writes.
+        await self._connections.close_all(close_codes.RESTART, "the server is stopping", timeout_s=1.0)
+        await asyncio.to_thread(self._writer.close, timeout_s=WRITER_CLOSE_S)
+        await asyncio.to_thread(self._reader.close)
+        self._system.shutdown()
+        await self.agents.aclose()
+
+    def end_grace(self) -> None:
+        """Stop waiting for running turns."""
+        self._grace_over.set()
+
+    def _report_outcomes(self, outcomes: list[tuple[ReplyTo, Outcome]]) -> None:
+        """Called on the writer's thread after each COMMIT."""
+        call_from_thread(self._loop, self._tell_outcomes, outcomes)
+
+    def _tell_outcomes(self, outcomes: list[tuple[ReplyTo, Outcome]]) -> None:
+        for address, outcome in outcomes:
+            self._system.tell(address, outcome)
+
+
+def call_from_thread(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """Call a function on the loop; nothing happens if the loop has ended meanwhile."""
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:
+        log.debug("The loop has ended before an answer came")

@@ -1,0 +1,146 @@
+"""How to reach the database: connections, the schema's version, and the migration to it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import peewee
+from playhouse.migrations import Runner
+from playhouse.pool import PooledPostgresqlDatabase
+
+from storage.errors import DatabaseUnavailable, SchemaError
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS_DIR = Path(__file__).parent / "migrations"
+MIGRATION_TABLE = "schema_migrations"
+MINIMUM_VERSION = 140000
+"""PostgreSQL 14, as `server_version_num` counts."""
+
+MIGRATION_LOCK = 0x43414C4C
+"""The advisory lock behind which servers that start at once take turns to migrate ("CALL" in ASCII)."""
+
+OWNER_PREFIX = "callboard "
+"""A node's writer connection carries this and the node's id as its application_name, which tells who is alive."""
+
+
+def open_database(dsn: str, *, application_name: str, max_connections: int = 1) -> PooledPostgresqlDatabase:
+    """Return a database whose connections are made on first use, one for each thread that uses it.
+
+    Args:
+        dsn: A libpq connection URI, `postgresql://...`.
+        application_name: What `pg_stat_activity` shows; at most 63 bytes.
+        max_connections: How many threads may use it at once.
+    """
+    return PooledPostgresqlDatabase(
+        dsn,
+        max_connections=max_connections,
+        autoconnect=False,
+        application_name=application_name,
+        connect_timeout=5,
+        # A statement that takes this long is stuck: better an error and a new try than a thread that never comes back.
+        options="-c statement_timeout=30s -c timezone=UTC -c client_min_messages=warning",
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+    )
+
+
+@contextmanager
+def connected(database: peewee.Database) -> Iterator[None]:
+    """Hold a connection for the calling thread; a broken one is thrown away instead of going back to the pool.
+
+    Raises:
+        DatabaseUnavailable: if the database cannot be reached or the connection broke.
+    """
+    try:
+        database.connect(reuse_if_open=True)
+        yield
+    except (peewee.OperationalError, peewee.InterfaceError) as error:
+        database.manual_close()
+        raise DatabaseUnavailable(describe_error(error)) from error
+    finally:
+        if not database.is_closed():
+            database.close()
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the first line of the driver's words: the later ones may quote data."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def describe_dsn(dsn: str) -> str:
+    """Return host, port and database of a connection URI, without its credentials."""
+    parts = urlsplit(dsn)
+    host = parts.hostname or "the local socket"
+    port = f":{parts.port}" if parts.port else ""
+    return f"{host}{port}{parts.path}"
+
+
+def migrate(dsn: str) -> list[str]:
+    """Bring the schema up to this code's version; several servers that start at once do it once.
+
+    Returns:
+        The names of the migrations applied, in order; empty if there was nothing to do.
+
+    Raises:
+        SchemaError: if the schema is newer than this code, or PostgreSQL older than 14.
+        DatabaseUnavailable: if the database cannot be reached.
+
+    Effects:
+        One transaction per migration: a crash leaves the schema after one of them.
+    """
+    # A plain connection: waiting for the lock must not end with statement_timeout.
+    database = peewee.PostgresqlDatabase(
+        dsn, autoconnect=False, application_name="callboard migration", connect_timeout=5
+    )
+    try:
+        with connected_plainly(database):
+            require_supported_server(database)
+            database.execute_sql("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+            return apply_migrations(database)
+    except (peewee.OperationalError, peewee.InterfaceError) as error:
+        raise DatabaseUnavailable(f"cannot reach {describe_dsn(dsn)}: {describe_error(error)}") from error
+
+
+@contextmanager
+def connected_plainly(database: peewee.Database) -> Iterator[None]:
+    """Hold a connection that ends with the block, and its locks with it."""
+    database.connect()
+    try:
+        yield
+    finally:
+        database.close()
+
+
+def require_supported_server(database: peewee.Database) -> None:
+    """Raise SchemaError if the server is older than PostgreSQL 14."""
+    version = int(database.execute_sql("SHOW server_version_num").fetchone()[0])
+    if version < MINIMUM_VERSION:
+        raise SchemaError(
+            f"DATABASE_URL names a PostgreSQL {version // 10000}; Callboard needs PostgreSQL 14 or newer"
+        )
+
+
+def apply_migrations(database: peewee.Database) -> list[str]:
+    """Apply what is missing; raise SchemaError if the database has what this code does not know."""
+    runner = Runner(database, str(MIGRATIONS_DIR), table_name=MIGRATION_TABLE)
+    unknown = [migration.name for migration in runner.status() if migration.path is None]
+    if unknown:
+        raise SchemaError(
+            f"the database's schema is newer than this Callboard: it has migration {unknown[-1]}, "
+            "which this version does not know; install the newer version, or use another database"
+        )
+    applied: list[str] = runner.up()
+    for name in applied:
+        log.info("Applied migration %s", name, extra={"action": "migration_applied"})
+    return applied
+
+
+def is_migrated(database: peewee.Database) -> bool:
+    """Tell whether the schema is exactly this code's; needs a connection."""
+    runner = Runner(database, str(MIGRATIONS_DIR), table_name=MIGRATION_TABLE)
+    return all(migration.applied and migration.path for migration in runner.status())

@@ -1,0 +1,200 @@
+"""The outbox: effects on their way to clients."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import peewee
+
+from storage.event_store import encode_json
+from storage.records import (
+    EffectsDelivery,
+    EffectStatus,
+    EffectType,
+    OutboxBacklog,
+    OutboxEffect,
+    SessionWrite,
+    StoredEffect,
+)
+from storage.tables import Effect, Session
+
+INSERT_EFFECTS = """
+INSERT INTO effects (id, session_key, seq, checkpoint_id, type, payload, dedupe_key, status,
+                     attempt_count, created_at, updated_at)
+SELECT id, session_key, seq, checkpoint_id, type, payload::jsonb, dedupe_key, 'pending', 0, %s, %s
+FROM unnest(%s::uuid[], %s::text[], %s::bigint[], %s::uuid[], %s::text[], %s::text[], %s::text[])
+    AS effect (id, session_key, seq, checkpoint_id, type, payload, dedupe_key)
+"""
+
+# One statement per target status, over ranges: the number of statements does not grow with the number of effects.
+# Delivery may report a range as taken before it was ever reported as handed over: that, too, was an attempt.
+COMPLETE = """
+UPDATE effects
+SET status = 'completed', updated_at = %s,
+    attempt_count = attempt_count + (status = 'pending')::int,
+    last_attempt_at = CASE WHEN status = 'pending' THEN %s ELSE last_attempt_at END
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS delivery (session_key, from_seq, to_seq)
+WHERE effects.session_key = delivery.session_key
+  AND effects.seq BETWEEN delivery.from_seq AND delivery.to_seq
+  AND effects.status IN ('pending', 'executing')
+"""
+
+CLAIM = """
+UPDATE effects
+SET status = 'executing', updated_at = %s, attempt_count = attempt_count + 1, last_attempt_at = %s
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS delivery (session_key, from_seq, to_seq)
+WHERE effects.session_key = delivery.session_key
+  AND effects.seq BETWEEN delivery.from_seq AND delivery.to_seq
+  AND effects.status = 'pending'
+"""
+
+RELEASE = """
+UPDATE effects
+SET status = 'pending', updated_at = %s
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS delivery (session_key, from_seq, to_seq)
+WHERE effects.session_key = delivery.session_key
+  AND effects.seq BETWEEN delivery.from_seq AND delivery.to_seq
+  AND effects.status = 'executing'
+"""
+
+# Effects above a cursor, without the tokens that a finished turn's message repeats. A turn of which the cursor has
+# passed a part keeps its tokens: somebody has seen its beginning, and goes on from there.
+UNDELIVERED = """
+WITH beyond AS (
+    SELECT seq, payload, payload->>'type' AS kind, (payload->>'eventSeq')::bigint AS event_seq
+    FROM effects WHERE session_key = %s AND seq > %s
+), begun AS (
+    SELECT (payload->>'eventSeq')::bigint AS event_seq FROM effects WHERE session_key = %s AND seq = %s
+)
+SELECT seq, payload FROM beyond
+WHERE NOT (
+    kind IN ('token', 'restarted')
+    AND event_seq IN (SELECT event_seq FROM beyond WHERE kind = 'message')
+    AND event_seq NOT IN (SELECT event_seq FROM begun))
+ORDER BY seq
+LIMIT %s
+"""
+
+LAST_EFFECT_EVENTS = """
+SELECT wanted.session_key, latest.event_seq
+FROM unnest(%s::text[]) AS wanted (session_key)
+CROSS JOIN LATERAL (
+    SELECT (payload->>'eventSeq')::bigint AS event_seq FROM effects
+    WHERE effects.session_key = wanted.session_key
+    ORDER BY seq DESC LIMIT 1) AS latest
+"""
+
+
+class OutboxStore:
+    """Reads and statements on `effects`; each runs on the calling thread's connection, in its transaction if any."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self._database = database
+
+    def append(self, writes: Sequence[SessionWrite], *, now: datetime) -> None:
+        """Insert the effects of `writes` as pending; their numbers were reserved by `SessionStore.advance`."""
+        rows = [(write.session_key, effect) for write in writes for effect in write.effects]
+        if rows:
+            self._database.execute_sql(
+                INSERT_EFFECTS,
+                (
+                    now,
+                    now,
+                    [str(effect.id) for _, effect in rows],
+                    [session_key for session_key, _ in rows],
+                    [effect.seq for _, effect in rows],
+                    [None if effect.checkpoint_id is None else str(effect.checkpoint_id) for _, effect in rows],
+                    [effect.type.value for _, effect in rows],
+                    [encode_json(effect.payload) for _, effect in rows],
+                    [effect.dedupe_key for _, effect in rows],
+                ),
+            )
+
+    def has_effects(self, dedupe_keys: Sequence[str]) -> bool:
+        """Tell whether all effects of these dedupe keys are stored."""
+        query = Effect.select().where(Effect.dedupe_key.in_(list(dedupe_keys)))
+        return bool(query.bind(self._database).count() == len(dedupe_keys))
+
+    def change_status(self, deliveries: Sequence[EffectsDelivery], *, now: datetime) -> None:
+        """Carry delivery reports into the rows: pending -> executing -> completed, or executing -> pending.
+
+        A row that is not in the state that a report starts from stays as it is, so a report may come twice.
+        """
+        for status, statement, stamps in (
+            (EffectStatus.PENDING, RELEASE, (now,)),
+            (EffectStatus.EXECUTING, CLAIM, (now, now)),
+            (EffectStatus.COMPLETED, COMPLETE, (now, now)),
+        ):
+            chosen = sorted(
+                ((d.session_key, d.from_seq, d.to_seq) for d in deliveries if d.status is status),
+            )
+            if chosen:
+                keys, lows, highs = (list(column) for column in zip(*chosen, strict=True))
+                self._database.execute_sql(statement, (*stamps, keys, lows, highs))
+
+    def read_backlog(self, session_keys: Iterable[str], *, limit: int) -> list[OutboxBacklog]:
+        """Return what each of the sessions has undelivered; sessions that do not exist are missing.
+
+        Args:
+            session_keys: Whose.
+            limit: How many effects at most for each session.
+        """
+        query = (
+            Session.select(Session.session_key, Session.delivered_effect_seq, Session.last_effect_seq)
+            .where(Session.session_key.in_(list(session_keys)))
+            .tuples()
+        )
+        return [
+            OutboxBacklog(
+                session_key=session_key,
+                delivered_seq=delivered_seq,
+                head_seq=head_seq,
+                effects=()
+                if delivered_seq == head_seq
+                else self.read_undelivered(session_key, after=delivered_seq, limit=limit),
+            )
+            for session_key, delivered_seq, head_seq in list(query.bind(self._database))
+        ]
+
+    def read_undelivered(self, session_key: str, *, after: int, limit: int) -> tuple[OutboxEffect, ...]:
+        """Return effects above `after`, a whole finished turn as its message alone.
+
+        Returns:
+            At most `limit` effects, `seq` ascending; each stands for the effects from the one before it.
+        """
+        rows = self._database.execute_sql(UNDELIVERED, (session_key, after, session_key, after, limit))
+        effects = []
+        for seq, payload in rows:
+            effects.append(OutboxEffect(seq=seq, from_seq=after + 1, payload=payload))
+            after = seq
+        return tuple(effects)
+
+    def read_heads(self, session_keys: Iterable[str]) -> Mapping[str, int]:
+        """Return the last effect's `seq` of each of the sessions that exist."""
+        query = Session.select(Session.session_key, Session.last_effect_seq).where(
+            Session.session_key.in_(list(session_keys))
+        )
+        return dict(query.tuples().bind(self._database))
+
+    def find_last_event_seqs(self, session_keys: Iterable[str]) -> Mapping[str, int]:
+        """Return the event that each session's last effect belongs to; sessions without effects are missing."""
+        return dict(self._database.execute_sql(LAST_EFFECT_EVENTS, (list(session_keys),)))
+
+    def list_effects(self, session_key: str, *, after: int, limit: int) -> list[StoredEffect]:
+        """Return a session's effects above `after` as they are stored: at most `limit`, `seq` ascending."""
+        query = (
+            Effect.select()
+            .where(Effect.session_key == session_key, Effect.seq > after)
+            .order_by(Effect.seq)
+            .limit(limit)
+            .dicts()
+        )
+        return [_stored_effect(row) for row in query.bind(self._database)]
+
+
+def _stored_effect(row: Mapping[str, object]) -> StoredEffect:
+    values = dict(row)
+    values["type"] = EffectType(str(row["type"]))
+    values["status"] = EffectStatus(str(row["status"]))
+    values["id"] = UUID(str(row["id"]))
+    return StoredEffect(**values)  # type: ignore[arg-type]

@@ -1,0 +1,343 @@
+"""What storage takes and gives: rows, the one kind of write, and the answers to it.
+
+All of it is immutable. `seq` values count from 1 within a session; payloads, states and usages are JSON documents.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+JsonDocument = Mapping[str, Any]
+
+
+class EventType(StrEnum):
+    """Kinds of inbound fact."""
+
+    USER_MESSAGE = "user_message"  # somebody said something; payload: message
+    CANCEL = "cancel"  # stop a request; payload: requestId
+
+
+class EffectType(StrEnum):
+    """Kinds of outbound command."""
+
+    SEND_MESSAGE = "send_message"  # show one frame to the session's clients; payload: the frame
+
+
+class EffectStatus(StrEnum):
+    """Where an effect is on its way out: pending -> executing -> completed | failed."""
+
+    PENDING = "pending"  # committed, with nobody
+    EXECUTING = "executing"  # handed to a connection that has not taken it yet
+    COMPLETED = "completed"  # taken by a connection
+    FAILED = "failed"  # given up
+
+
+class TurnStatus(StrEnum):
+    """Where an attempt at a turn is."""
+
+    RUNNING = "running"  # the agent may be at work, or its node died
+    COMPLETED = "completed"  # ended with a message
+    CANCELLED = "cancelled"  # ended by its user
+    FAILED = "failed"  # ended with an error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionKey:
+    """A conversation's identity: `userId:agentId:threadId`, each part matching `[A-Za-z0-9_-]{1,128}`."""
+
+    user_id: str
+    agent_id: str
+    thread_id: str
+
+    def __str__(self) -> str:
+        return f"{self.user_id}:{self.agent_id}:{self.thread_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> "SessionKey":
+        """Take a key apart again; ValueError if it has not three parts."""
+        user_id, agent_id, thread_id = text.split(":")
+        return cls(user_id=user_id, agent_id=agent_id, thread_id=thread_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRecord:
+    """A row of `events`, or one to be: an inbound fact, never changed once written.
+
+    Attributes:
+        id: Chosen by whoever makes the record; tells a repeated write from another one.
+        seq: 1..n within the session, without a gap.
+        request_id: Unique within the session; None where the client gave none.
+    """
+
+    id: UUID
+    seq: int
+    type: EventType
+    payload: JsonDocument
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectRecord:
+    """A row of `effects`, or one to be: one frame for the session's clients.
+
+    Attributes:
+        id: Chosen by whoever makes the record.
+        seq: 1..n within the session, without a gap: the order in which clients see effects.
+        dedupe_key: Names what this effect is the result of: session, event, attempt, index within the turn.
+        checkpoint_id: The checkpoint committed together with this effect; None if its turn left none (yet).
+    """
+
+    id: UUID
+    seq: int
+    type: EffectType
+    payload: JsonDocument
+    dedupe_key: str
+    checkpoint_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxEffect:
+    """An effect on its way to clients.
+
+    Attributes:
+        seq: Its place in the session.
+        from_seq: The lowest `seq` that it stands for: lower than `seq` if it supersedes the effects before it.
+        payload: The frame.
+    """
+
+    seq: int
+    from_seq: int
+    payload: JsonDocument
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxBacklog:
+    """What a session has for a connection that attaches.
+
+    Attributes:
+        delivered_seq: Every effect up to here was taken by some connection.
+        head_seq: The last committed effect.
+        effects: The first undelivered ones, `seq` ascending, at most the limit asked for.
+    """
+
+    session_key: str
+    delivered_seq: int
+    head_seq: int
+    effects: tuple[OutboxEffect, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRecord:
+    """The agent's own state after a turn.
+
+    Attributes:
+        event_seq: The event whose turn left it.
+        state: A JSON document of any type.
+    """
+
+    checkpoint_id: UUID
+    event_seq: int
+    state: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStart:
+    """An attempt that begins. Committed before the agent is asked."""
+
+    event_seq: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnd:
+    """An attempt's outcome.
+
+    Attributes:
+        status: Any but RUNNING.
+        error: What went wrong, for the operator; None unless FAILED.
+        latency_ms: From the message's acceptance to its outcome.
+        token_usage: As in the `message` frame; None unless COMPLETED.
+    """
+
+    event_seq: int
+    attempt: int
+    status: TurnStatus
+    error: str | None = None
+    latency_ms: int | None = None
+    token_usage: JsonDocument | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionWrite:
+    """All that one session wants durable at once; it is committed whole or not at all.
+
+    The write applies only if the session still is as its actor knows it: at `epoch`, with `base_event_seq` events and
+    `base_effect_seq` effects. So a write of an actor that lost its session changes nothing, and one that is repeated
+    because its COMMIT's answer was lost is recognised.
+
+    Attributes:
+        epoch: The one under which the actor claimed the session.
+        base_event_seq: `last_event_seq` before this write.
+        base_effect_seq: `last_effect_seq` before this write.
+        processed_event_seq: The highest event with nothing left to do, after this write.
+        events: New events, `seq` from `base_event_seq + 1` without a gap.
+        effects: New effects, `seq` from `base_effect_seq + 1` without a gap.
+    """
+
+    session_key: str
+    epoch: int
+    base_event_seq: int
+    base_effect_seq: int
+    processed_event_seq: int
+    events: tuple[EventRecord, ...] = ()
+    effects: tuple[EffectRecord, ...] = ()
+    checkpoint: CheckpointRecord | None = None
+    turn_starts: tuple[TurnStart, ...] = ()
+    turn_ends: tuple[TurnEnd, ...] = ()
+
+    @property
+    def last_event_seq(self) -> int:
+        """`last_event_seq` after this write."""
+        return self.base_event_seq + len(self.events)
+
+    @property
+    def last_effect_seq(self) -> int:
+        """`last_effect_seq` after this write."""
+        return self.base_effect_seq + len(self.effects)
+
+    @property
+    def row_count(self) -> int:
+        """How many rows it writes, the session's own included."""
+        return 1 + len(self.events) + len(self.effects) + len(self.turn_starts) + len(self.turn_ends)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClaim:
+    """Make this node the session's owner, creating the session if there is none. Answered by `SessionClaimed`."""
+
+    session_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectsDelivery:
+    """A report on effects `from_seq..to_seq` of a session: a change of their status, unanswered and idempotent.
+
+    Attributes:
+        status: EXECUTING when they were handed to a connection, COMPLETED when one took them, PENDING when the
+            connection went away before.
+    """
+
+    session_key: str
+    from_seq: int
+    to_seq: int
+    status: EffectStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSnapshot:
+    """A session as its new owner finds it.
+
+    Attributes:
+        epoch: The one just granted; all writes name it.
+        unprocessed: Events above `processed_event_seq`, `seq` ascending.
+        attempts: How often a turn was begun for each of them; those never begun are missing.
+        shown_event_seq: The event that the last effect belongs to, 0 if there is no effect. If it is unprocessed,
+            clients have seen part of its answer.
+        checkpoint: The state that the last finished turn left; None if there is none.
+    """
+
+    session_key: str
+    epoch: int
+    last_event_seq: int
+    processed_event_seq: int
+    last_effect_seq: int
+    unprocessed: tuple[EventRecord, ...]
+    attempts: Mapping[int, int]
+    shown_event_seq: int
+    checkpoint: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClaimed:
+    """Answers a `SessionClaim` after COMMIT."""
+
+    snapshot: SessionSnapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteCommitted:
+    """Answers a `SessionWrite` after COMMIT.
+
+    Attributes:
+        earlier: Events stored before that the new ones refer to: the cancel that came ahead of a new message, and the
+            message that a new cancel is about.
+    """
+
+    write: SessionWrite
+    earlier: tuple[EventRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteDuplicated:
+    """Answers a `SessionWrite` of which nothing was written, because the session has some of its request ids already.
+
+    Attributes:
+        known: The events that hold those ids.
+    """
+
+    write: SessionWrite
+    known: tuple[EventRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFenced:
+    """Answers a `SessionWrite` or claim of which nothing was written: the session has another owner, or moved on."""
+
+    session_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteRefused:
+    """Answers a write or claim of which nothing was written, because the database refused its data for good.
+
+    Attributes:
+        reason: The database's words, without the data.
+    """
+
+    session_key: str
+    reason: str
+
+
+CANCEL_PREFIX = "cancel "
+"""A cancel of request `r1` is stored under the request id `cancel r1`. The blank keeps it apart from every client's own
+ids, which cannot hold one; so the unique index finds a cancel that came before its request."""
+
+
+def counterpart_request_id(event: EventRecord) -> str | None:
+    """Return the request id of the event that `event` refers to: a message's cancel, or a cancel's message."""
+    if event.request_id is None:
+        return None
+    if event.type is EventType.CANCEL:
+        return event.request_id.removeprefix(CANCEL_PREFIX)
+    return CANCEL_PREFIX + event.request_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEffect:
+    """A row of `effects` as operators and tests read it."""
+
+    id: UUID
+    session_key: str
+    seq: int
+    checkpoint_id: UUID | None
+    type: EffectType
+    payload: JsonDocument
+    dedupe_key: str
+    status: EffectStatus
+    attempt_count: int
+    last_attempt_at: datetime | None
+    created_at: datetime
+    updated_at: datetime

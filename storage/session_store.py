@@ -1,0 +1,160 @@
+"""Sessions: who owns one, how far it is, and which ones nobody looks after."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import peewee
+
+from storage.database import OWNER_PREFIX
+from storage.records import EffectsDelivery, EffectStatus, SessionKey, SessionWrite
+from storage.tables import Session
+
+CLAIM = """
+INSERT INTO sessions (session_key, user_id, agent_id, thread_id, owner, epoch, created_at, last_active_at)
+SELECT claim.session_key, claim.user_id, claim.agent_id, claim.thread_id, %s, 1, %s, %s
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS claim (session_key, user_id, agent_id, thread_id)
+ON CONFLICT (session_key) DO UPDATE
+SET owner = EXCLUDED.owner, epoch = sessions.epoch + 1, last_active_at = EXCLUDED.last_active_at
+RETURNING session_key, epoch, last_event_seq, processed_event_seq, last_effect_seq
+"""
+
+ADVANCE = """
+UPDATE sessions
+SET last_event_seq = write.last_event_seq,
+    processed_event_seq = write.processed_event_seq,
+    last_effect_seq = write.last_effect_seq,
+    last_active_at = %s
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+    AS write (session_key, epoch, base_event_seq, base_effect_seq,
+              last_event_seq, processed_event_seq, last_effect_seq)
+WHERE sessions.session_key = write.session_key
+  AND sessions.epoch = write.epoch
+  AND sessions.last_event_seq = write.base_event_seq
+  AND sessions.last_effect_seq = write.base_effect_seq
+RETURNING sessions.session_key
+"""
+
+RAISE_DELIVERED = """
+UPDATE sessions SET delivered_effect_seq = delivery.to_seq
+FROM unnest(%s::text[], %s::bigint[]) AS delivery (session_key, to_seq)
+WHERE sessions.session_key = delivery.session_key AND sessions.delivered_effect_seq < delivery.to_seq
+"""
+
+# A node is alive while its writer holds its connection. Events of a node that is alive are its own affair.
+ORPHANED = """
+SELECT session_key FROM sessions
+WHERE processed_event_seq < last_event_seq
+  AND owner IS DISTINCT FROM %s
+  AND NOT EXISTS (
+      SELECT 1 FROM pg_stat_activity
+      WHERE datname = current_database() AND application_name = %s || sessions.owner)
+LIMIT %s
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionCounters:
+    """A session's counters and the epoch that they belong to."""
+
+    session_key: str
+    epoch: int
+    last_event_seq: int
+    processed_event_seq: int
+    last_effect_seq: int
+
+
+class SessionStore:
+    """Reads and statements on `sessions`; each runs on the calling thread's connection, in its transaction if any."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self._database = database
+
+    def claim(self, session_keys: Iterable[str], *, owner: str, now: datetime) -> dict[str, SessionCounters]:
+        """Make `owner` the owner of sessions, under a new epoch each; those that do not exist are created.
+
+        Returns:
+            The counters by session key.
+        """
+        # Sorted, so that two nodes that claim the same sessions at once wait for each other instead of deadlocking.
+        keys = [SessionKey.parse(text) for text in sorted(session_keys)]
+        rows = self._database.execute_sql(
+            CLAIM,
+            (
+                owner,
+                now,
+                now,
+                [str(key) for key in keys],
+                [key.user_id for key in keys],
+                [key.agent_id for key in keys],
+                [key.thread_id for key in keys],
+            ),
+        )
+        return {row[0]: _counters(row) for row in rows}
+
+    def advance(self, writes: Sequence[SessionWrite], *, now: datetime) -> set[str]:
+        """Raise the counters of the sessions that are still as the writes expect them.
+
+        Returns:
+            The keys of those; the others are fenced or moved on (see `find_counters`).
+        """
+        writes = sorted(writes, key=lambda write: write.session_key)
+        rows = self._database.execute_sql(
+            ADVANCE,
+            (
+                now,
+                [write.session_key for write in writes],
+                [write.epoch for write in writes],
+                [write.base_event_seq for write in writes],
+                [write.base_effect_seq for write in writes],
+                [write.last_event_seq for write in writes],
+                [write.processed_event_seq for write in writes],
+                [write.last_effect_seq for write in writes],
+            ),
+        )
+        return {row[0] for row in rows}
+
+    def raise_delivered(self, deliveries: Sequence[EffectsDelivery]) -> None:
+        """Raise `delivered_effect_seq` to the end of each completed range; never lowers it."""
+        highest: dict[str, int] = {}
+        for delivery in deliveries:
+            if delivery.status is EffectStatus.COMPLETED:
+                highest[delivery.session_key] = max(highest.get(delivery.session_key, 0), delivery.to_seq)
+        if highest:
+            keys = sorted(highest)
+            self._database.execute_sql(RAISE_DELIVERED, (keys, [highest[key] for key in keys]))
+
+    def find_counters(self, session_keys: Sequence[str]) -> Mapping[str, SessionCounters]:
+        """Return the counters of those of the sessions that exist, by session key."""
+        query = (
+            Session.select(
+                Session.session_key,
+                Session.epoch,
+                Session.last_event_seq,
+                Session.processed_event_seq,
+                Session.last_effect_seq,
+            )
+            .where(Session.session_key.in_(list(session_keys)))
+            .tuples()
+        )
+        return {row[0]: _counters(row) for row in query.bind(self._database)}
+
+    def find_orphaned(self, *, node_id: str, limit: int) -> list[str]:
+        """Return keys of sessions with events left to process whose owner is neither alive nor `node_id`.
+
+        Returns:
+            At most `limit` keys, in no order.
+        """
+        rows = self._database.execute_sql(ORPHANED, (node_id, OWNER_PREFIX, limit))
+        return [row[0] for row in rows]
+
+
+def _counters(row: tuple[str, int, int, int, int]) -> SessionCounters:
+    session_key, epoch, last_event_seq, processed_event_seq, last_effect_seq = row
+    return SessionCounters(
+        session_key=session_key,
+        epoch=epoch,
+        last_event_seq=last_event_seq,
+        processed_event_seq=processed_event_seq,
+        last_effect_seq=last_effect_seq,
+    )
