@@ -1,5 +1,8 @@
-"""DeliveryActor: a thin shell around `routing`. Effects come from memory after their COMMIT, and from the outbox only for
-a connection that has just come, is slow, or was missed by a push."""
+"""DeliveryActor: a thin shell around `routing`.
+
+Effects come from memory after their COMMIT, and from the outbox only for a connection that has just come, is slow, or
+was missed by a push.
+"""
 
 import logging
 from dataclasses import dataclass

@@ -1,15 +1,15 @@
 """LoopSystemBase: a Thespian system base for very many actors on one event loop.
 
 Thespian accepts a system base made by its user. This one keeps the behaviour of `simpleSystemBase` (one process, one
-thread, no pickling, no sockets) and replaces its engine: mailboxes are one queue that the event loop drains in bounded
-slices, wakeups are timers of the loop, and an exited actor leaves the registry. So the cost of a message depends neither
-on the number of actors nor on the number of armed wakeups.
+thread, no pickling, no sockets) and replaces its engine: mailboxes are one queue that the event loop drains in
+bounded slices, wakeups are timers of the loop, and an exited actor leaves the registry. So the cost of a message
+depends neither on the number of actors nor on the number of armed wakeups.
 
     tell / send ──> queue ──> drained on the loop, at most SLICE_S at a time ──> handler
     wakeupAfter ──> loop timer ──^
 
-Create one with `start_actor_system`, on the loop's thread. Then `tell` may be called from any thread. `ask` and `listen`
-block, so from the loop's own thread they are refused: use messages.
+Create one with `start_actor_system`, on the loop's thread. Then `tell` may be called from any thread. `ask` and
+`listen` block, so from the loop's own thread they are refused: use messages.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class _System:
         assert self._systemBase is not None
         self._systemBase._handleDeadLetters(address, enable)
 
-    def updateCapability(self, name: str, value: Any = None) -> None:  # noqa: N802 (Thespian's name)
+    def updateCapability(self, name: str, value: Any = None) -> None:  # noqa: N802
         assert self._systemBase is not None
         self._systemBase.updateCapability(name, value)
 
@@ -80,7 +80,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
 
     # Sending
 
-    def actor_send(self, fromActor: ActorAddress, toActor: ActorAddress, msg: object) -> None:  # noqa: N802, N803
+    def actor_send(self, fromActor: ActorAddress, toActor: ActorAddress, msg: object) -> None:  # noqa: N803
         """Queue a message from an actor."""
         self._enqueue(PendingSend(fromActor, msg, toActor))
 
@@ -89,11 +89,11 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         sender = self.actorRegistry["System:ExternalRequester"].address
         self._enqueue(PendingSend(sender, msg, anActor))
 
-    def ask(self, anActor: ActorAddress, msg: object, timeout: float | None) -> object:  # noqa: N803
+    def ask(self, anActor: ActorAddress, msg: object, timeout: float | None) -> object:  # noqa: ARG002, N803
         """Refused on the loop's thread, which it would block; elsewhere as Thespian has it."""
         raise RuntimeError("ask() would block the event loop; send a message that names where to answer")
 
-    def listen(self, timeout: float | None) -> object:
+    def listen(self, timeout: float | None) -> object:  # noqa: ARG002
         """Refused like `ask`."""
         raise RuntimeError("listen() would block the event loop; answers arrive at an actor")
 
@@ -161,7 +161,8 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         self.actorRegistry.pop(target.address.actorAddressString, None)
         if self.actorRegistry.get("DeadLetterBox") is target:
             del self.actorRegistry["DeadLetterBox"]
-        self._globalNames = {name: at for name, at in self._globalNames.items() if at != target.address}
+        for name in [name for name, address in self._globalNames.items() if address == target.address]:
+            del self._globalNames[name]
         self.actor_send(self.system.systemAddress, target.parent, ChildActorExited(target.address))
 
     # Wakeups

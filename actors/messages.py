@@ -1,5 +1,7 @@
-"""Every message class of the actors. Answers of the storage writer (`SessionClaimed`, `WriteCommitted`, ...) are messages
-too; they live in `storage.records`.
+"""Every message class of the actors.
+
+Answers of the storage writer (`SessionClaimed`, `WriteCommitted`, ...) are messages too; they live in
+`storage.records`.
 
 Thespian dispatches by bare class name, so the names are unique in the project. Commands are imperative, facts are past.
 """

@@ -1,5 +1,6 @@
-"""How a session's effects reach its connections, without any effect: one `Route` per session, one `Subscriber` in it per
-connection.
+"""How a session's effects reach its connections, without any effect.
+
+One `Route` per session, one `Subscriber` in it per connection.
 
                  backlog or page read: send it
     catching up ─────────────────────────────────────> live
@@ -7,9 +8,9 @@ connection.
         └────────────────────────────────────────────────┘
            more than WINDOW_BYTES sent and not taken, or a gap
 
-A subscriber has a cursor: every effect up to it was sent. An effect `from_seq..seq` is sent if `seq` is above the cursor
-and `from_seq` is not beyond the next one; so nothing is sent twice, out of order, or over a gap. What connections have
-taken is reported as completed once, by the first that takes it.
+A subscriber has a cursor: every effect up to it was sent. An effect `from_seq..seq` is sent if `seq` is above the
+cursor and `from_seq` is not beyond the next one; so nothing is sent twice, out of order, or over a gap. What
+connections have taken is reported as completed once, by the first that takes it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -35,7 +35,9 @@ class ReadsPort(Protocol):
     def sessions(self) -> SessionStore:
         """For use inside `fetch` only."""
 
-    def fetch(self, request: object, read: Callable[[], T], reply_to: ActorAddress, answer: Callable[[T], object]) -> None:
+    def fetch(
+        self, request: object, read: Callable[[], T], reply_to: ActorAddress, answer: Callable[[T], object]
+    ) -> None:
         """Run `read` in a thread; `answer(result)` comes to `reply_to` as a message, or a `StorageReadFailed`."""
 
 

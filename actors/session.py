@@ -282,9 +282,7 @@ class SessionActor(BaseActor):
             command.reason,
             extra={"action": "session_left", "session_key": self._start.session_key},
         )
-        self.send(
-            self._start.director, SessionStopped(session_key=self._start.session_key, restart=command.restart)
-        )
+        self.send(self._start.director, SessionStopped(session_key=self._start.session_key, restart=command.restart))
 
     def _log_accepted(self, command: Accepted) -> None:
         log.info(

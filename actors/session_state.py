@@ -301,9 +301,7 @@ class Leave:
     reason: str
 
 
-Command = (
-    Submit | RunAgent | StopAgent | HoldAgent | Publish | Accepted | TurnConcluded | RefuseRequest | Leave
-)
+Command = Submit | RunAgent | StopAgent | HoldAgent | Publish | Accepted | TurnConcluded | RefuseRequest | Leave
 Message = (
     SubmitUserMessage
     | SubmitCancel
@@ -371,7 +369,9 @@ def _take_user_message(state: SessionState, message: SubmitUserMessage) -> Step:
     limit = state.queue_limit + (0 if state.turn is not None else 1)
     if state.waiting_count >= limit:
         return state, [
-            _refusal(message, "busy", f"{state.waiting_count} messages of this thread are waiting already", retryable=True)
+            _refusal(
+                message, "busy", f"{state.waiting_count} messages of this thread are waiting already", retryable=True
+            )
         ]
     return replace(state, inbox=(*state.inbox, message)), []
 
@@ -524,13 +524,11 @@ def _answer_submitted(flight: InFlight, message: WriteCommitted) -> list[Command
         event.request_id
         for event in message.earlier
         if event.type is EventType.USER_MESSAGE and event.seq <= flight.write.processed_event_seq
-    } - {end_request for end_request in _requests_ended_by(flight)}
+    } - _requests_ended_by(flight)
     positions = {waiting.event_seq: place for place, waiting in enumerate(flight.queue_after, start=1)}
     for submitted, event in zip(flight.submitted, flight.write.events, strict=True):
         if isinstance(submitted, SubmitUserMessage):
-            commands.append(
-                Accepted(message=submitted, event_seq=event.seq, position=positions.get(event.seq, 0))
-            )
+            commands.append(Accepted(message=submitted, event_seq=event.seq, position=positions.get(event.seq, 0)))
         elif submitted.request_id in ended:
             commands.append(_refusal(submitted, "already_finished", "this request has ended already"))
     return commands
@@ -571,9 +569,7 @@ def _take_duplicates(state: SessionState, message: WriteDuplicated) -> Step:
             stage=now.stage,
             outcome=now.outcome or turn.outcome,
         )
-    state = replace(
-        state, inbox=(*kept, *state.inbox), turn=turn, queue=flight.queue_before, in_flight=None
-    )
+    state = replace(state, inbox=(*kept, *state.inbox), turn=turn, queue=flight.queue_before, in_flight=None)
     return state, commands
 
 
@@ -628,9 +624,7 @@ def _stop(
     commands: list[Command] = []
     if state.turn is not None and state.turn.stage is Stage.RUNNING:
         commands.append(StopAgent(run=state.turn.run))
-    commands += [
-        _refusal(submitted, code, message, retryable=retryable) for submitted in (*refused, *state.inbox)
-    ]
+    commands += [_refusal(submitted, code, message, retryable=retryable) for submitted in (*refused, *state.inbox)]
     return replace(state, phase=Phase.LEFT, inbox=(), queue=(), turn=None, in_flight=None), commands
 
 
@@ -769,9 +763,7 @@ def _draft_events(draft: _Draft) -> None:
             # Its outcome is not in a write yet, or there would be one in flight: the cancel wins.
             if draft.turn.stage is Stage.RUNNING:
                 draft.commands.append(StopAgent(run=draft.turn.run))
-            draft.turn = replace(
-                draft.turn, stage=Stage.DECIDED, outcome=Outcome(status=TurnStatus.CANCELLED)
-            )
+            draft.turn = replace(draft.turn, stage=Stage.DECIDED, outcome=Outcome(status=TurnStatus.CANCELLED))
 
 
 def _draft_tokens(draft: _Draft, turn: RunningTurn) -> RunningTurn:

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from actors.agents.protocol import Agent, AgentError, Final as FinalItem, Token, TokenUsage, Turn
+from actors.agents import protocol
+from actors.agents.protocol import Agent, AgentError, Token, TokenUsage, Turn
 from actors.messages import AgentFailed, AgentFinished, TokenProduced
 
 log = logging.getLogger(__name__)
@@ -107,11 +108,11 @@ class TurnRunner:
         if stream is not None:
             await close_stream(stream)
 
-    async def _consume(self, stream: AsyncIterator[object]) -> FinalItem:
+    async def _consume(self, stream: AsyncIterator[object]) -> protocol.Final:
         """Post tokens until the agent is through; returns its Final, or an empty one."""
         resumed_at = time.perf_counter()
         async for item in stream:
-            if isinstance(item, FinalItem):
+            if isinstance(item, protocol.Final):
                 check_final(item)
                 return item
             if not isinstance(item, Token):
@@ -124,7 +125,7 @@ class TurnRunner:
             if time.perf_counter() - resumed_at >= YIELD_AFTER_S:
                 await asyncio.sleep(0)
                 resumed_at = time.perf_counter()
-        return FinalItem()
+        return protocol.Final()
 
     def _fail(self, code: str, message: str, detail: str, *, retryable: bool = False) -> None:
         self._conclude(
@@ -187,7 +188,7 @@ def check_text(text: object) -> None:
             raise ProtocolViolation("a token's text holds a lone surrogate") from error
 
 
-def check_final(final: FinalItem) -> None:
+def check_final(final: protocol.Final) -> None:
     """Raise ProtocolViolation unless checkpoint and usage can be stored."""
     if final.usage is not None:
         if not isinstance(final.usage, TokenUsage):

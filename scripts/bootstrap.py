@@ -92,7 +92,9 @@ def main() -> None:
         raise SystemExit(1) from error
     path = VENV / "bin"
     environment = {**os.environ, "VIRTUAL_ENV": str(VENV), "PATH": f"{path}{os.pathsep}{os.environ.get('PATH', '')}"}
-    os.execve(path / command, [command, *arguments], environment)
+    os.execve(  # noqa: S606 (the point of it)
+        path / command, [command, *arguments], environment
+    )
 
 
 if __name__ == "__main__":

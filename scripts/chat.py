@@ -14,6 +14,7 @@ What happens at each failure:
 | the connection is lost | a line that says so; connects again after 0.25 s, 0.5 s ... 5 s, with jitter |
 | lost before anything of an answer came | its request goes out again under its id: a duplicate is no second turn |
 | lost in mid-answer | nothing goes out again: the server delivers the rest, and its `message` settles the text |
+| the server died in mid-answer | its new attempt is shown from its start, below what there was of the old one |
 | the server closes with 1008 | its reason, exit code 1 |
 | the server closes with 1009 | the request under way is given up: it would be refused again |
 """
@@ -56,6 +57,7 @@ try:
 except ImportError:  # a Python built without it: lines are read plainly
     readline = None  # type: ignore[assignment]
 
+KEY_PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
 CHAT_PATH = "/api/chat/ws"
 SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
 CONNECT_TIMEOUT_S = 10.0
@@ -431,7 +433,7 @@ class Conversation:
         """Show what comes until the connection is closed; return whether anything came."""
         self._socket = socket
         if self._opened.is_set():
-            self._show(chat_render.note(self._screen, "connected again"))
+            self._show(chat_render.note_reconnect(self._screen))
         else:
             self._show(chat_render.note(self._screen, self._make_greeting()))
             self._opened.set()
@@ -579,7 +581,7 @@ def wait_for_answer(conversation: Conversation, terminal: Terminal, typed_ahead:
 
 def check_key_part(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """Refuse what cannot be part of a session's key."""
-    if value is not None and not chat_render.KEY_PART.fullmatch(value):
+    if value is not None and not KEY_PART.fullmatch(value):
         raise click.BadParameter("use 1 to 128 of the characters A-Z a-z 0-9 _ -")
     return value
 

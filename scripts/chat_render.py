@@ -20,7 +20,6 @@ from enum import Enum
 
 import msgspec
 
-KEY_PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
 COMMAND = re.compile(r"/[a-z]+")
 
 HELP = """\
@@ -61,6 +60,7 @@ class Request:
         request_id: Names it on the wire.
         text: What the person wrote.
         shown: What of the answer is on the screen, as it came on the wire.
+        resumed_at: How much of ``shown`` stands before the last lost connection.
         labelled: True while the answer's label stands before the text at the cursor.
         is_cancelling: True once a cancel was asked for.
     """
@@ -68,6 +68,7 @@ class Request:
     request_id: str
     text: str
     shown: str = ""
+    resumed_at: int = 0
     labelled: bool = False
     is_cancelling: bool = False
 
@@ -208,6 +209,13 @@ def ask_cancel(screen: Screen, *, is_connected: bool) -> Drawn:
     return note(screen, ("cancelling" if is_connected else "cancelling once connected") + "; Ctrl-C again leaves")
 
 
+def note_reconnect(screen: Screen) -> Drawn:
+    """Show that the connection is back. What comes now of the answer goes on where it was, or is a new attempt."""
+    if screen.request is not None:
+        screen = replace(screen, request=replace(screen.request, resumed_at=len(screen.request.shown)))
+    return note(screen, "connected again")
+
+
 def list_frames_to_send(screen: Screen) -> list[dict[str, str]]:
     """List what a connection has to be told as it opens, or when a request begins.
 
@@ -249,7 +257,7 @@ def apply_frame(screen: Screen, frame: Frame) -> Drawn:
         return screen, ()
     if request is not None and frame.request_id == request.request_id:
         return _apply_own(screen, request, frame)
-    if isinstance(frame, ErrorFrame) and frame.request_id is None and not screen.missed_text:
+    if isinstance(frame, ErrorFrame) and frame.request_id is None and not _goes_on_with_missed(screen, frame):
         screen, pieces = note(screen, describe_error(frame), Style.ERROR)
         return (screen if request is None or request.shown else replace(screen, request=None)), pieces
     return _apply_missed(screen, frame)
@@ -261,11 +269,18 @@ def _apply_own(screen: Screen, request: Request, frame: Frame) -> Drawn:
     if isinstance(frame, CancelledFrame):
         screen, pieces = note(screen, "cancelled")
         return _settle(screen), pieces
+    if isinstance(frame, ErrorFrame) and frame.code == "already_finished":
+        # To what went out again after a lost connection; its answer, if still to come, is then a missed one.
+        screen, pieces = note(screen, describe_error(frame), Style.ERROR)
+        return replace(screen, request=None), pieces
     if isinstance(frame, ErrorFrame):
         return give_up_request(screen, describe_error(frame))
     before: tuple[Piece, ...] = ()
+    resumed = request.shown[request.resumed_at :]
     if frame.message.startswith(request.shown):
         rest = frame.message.removeprefix(request.shown)
+    elif resumed and frame.message.startswith(resumed):  # a new attempt, there from its start
+        rest = frame.message.removeprefix(resumed)
     else:
         screen, before = note(screen, "the answer, whole:")
         rest, request = frame.message, replace(request, shown="", labelled=False)
@@ -296,7 +311,7 @@ def _stream(screen: Screen, request: Request, value: str) -> Drawn:
 
 def _apply_missed(screen: Screen, frame: Frame) -> Drawn:
     """Show a part of an answer to none of this screen's requests: all at once, when its end is there."""
-    partial = screen.missed_text if screen.missed_id == frame.request_id else ""
+    partial = screen.missed_text if _goes_on_with_missed(screen, frame) else ""
     if isinstance(frame, TokenFrame):
         screen = replace(screen, missed_id=frame.request_id, missed_text=partial + frame.value)
         if partial or not frame.value:
@@ -315,6 +330,10 @@ def _apply_missed(screen: Screen, frame: Frame) -> Drawn:
     said = _say(screen.agent, clean_text(answer).strip()) if answer.strip() else ()
     screen, last = note(screen, end, style)
     return screen, heading + said + last
+
+
+def _goes_on_with_missed(screen: Screen, frame: Frame) -> bool:
+    return bool(screen.missed_text) and screen.missed_id == frame.request_id
 
 
 def describe_usage(frame: MessageFrame) -> str:

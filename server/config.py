@@ -112,7 +112,9 @@ def path(text: str) -> Path:
 class Settings:
     """What an operator can set. `callboard serve --help` and the README list them."""
 
-    port: int = setting("--port", "PORT", whole_number(0, 65535), "Port to listen on; 0 takes a free one.", default=8888)
+    port: int = setting(
+        "--port", "PORT", whole_number(0, 65535), "Port to listen on; 0 takes a free one.", default=8888
+    )
     address: str = setting(
         "--address", "CALLBOARD_ADDRESS", loopback_address, "Loopback address to listen on.", default="127.0.0.1"
     )
@@ -175,7 +177,11 @@ class Settings:
         default=10.0,
     )
     log_level: str = setting(
-        "--log-level", "LOG_LEVEL", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "The least that is logged.", default="INFO"
+        "--log-level",
+        "LOG_LEVEL",
+        one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "The least that is logged.",
+        default="INFO",
     )
     log_format: str = setting(
         "--log-format", "LOG_FORMAT", one_of("text", "json"), "Log lines for people or for machines.", default="text"

@@ -19,8 +19,8 @@ from storage.records import OutboxEffect
 log = logging.getLogger(__name__)
 
 MAX_QUEUED_BYTES: Final = 1024 * 1024
-"""What may wait for one connection. Effects stay below it by their own window; past it are only notices to a client that
-sends garbage without end and reads nothing, and that is closed."""
+"""What may wait for one connection. Effects stay below it by their own window; past it are only notices to a client
+that sends garbage without end and reads nothing, and that is closed."""
 
 
 class Socket(Protocol):

@@ -77,7 +77,7 @@ def decode_frame(text: bytes) -> ClientFrame:
         FrameError: `bad_request` naming the field, or `too_large`.
     """
     try:
-        frame = _decoder.decode(text)
+        frame: ClientFrame = _decoder.decode(text)
     except msgspec.ValidationError as error:
         raise FrameError("bad_request", _describe_invalid(str(error)), request_id=_salvage_request_id(text)) from error
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
 """One server process: it puts actors, storage and connections together, and takes them apart again in the right order.
 
-    Connection ──> Node.submit ──> SessionDirector ──> SessionActor ──> StorageWriter (thread)
-        ^                                                    │                 │ outcomes, on the loop
-        └── Connections <── DeliveryActor <── committed ─────┘ <───────────────┘
+Connection ──> Node.submit ──> SessionDirector ──> SessionActor ──> StorageWriter (thread)
+    ^                                                    │                 │ outcomes, on the loop
+    └── Connections <── DeliveryActor <── committed ─────┘ <───────────────┘
 """
 
 import asyncio
@@ -163,9 +163,7 @@ class Node:
 
     def report_taken(self, connection_id: str, session_key: str, seq: int) -> None:
         """Pass on that a socket took effects."""
-        self._system.tell(
-            self._delivery, FramesTaken(connection_id=connection_id, session_key=session_key, seq=seq)
-        )
+        self._system.tell(self._delivery, FramesTaken(connection_id=connection_id, session_key=session_key, seq=seq))
 
     async def check_readiness(self) -> dict[str, bool]:
         """Ask the database and the actors for a sign of life.

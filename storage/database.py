@@ -120,9 +120,7 @@ def require_supported_server(database: peewee.Database) -> None:
     """Raise SchemaError if the server is older than PostgreSQL 14."""
     version = int(database.execute_sql("SHOW server_version_num").fetchone()[0])
     if version < MINIMUM_VERSION:
-        raise SchemaError(
-            f"DATABASE_URL names a PostgreSQL {version // 10000}; Callboard needs PostgreSQL 14 or newer"
-        )
+        raise SchemaError(f"DATABASE_URL names a PostgreSQL {version // 10000}; Callboard needs PostgreSQL 14 or newer")
 
 
 def apply_migrations(database: peewee.Database) -> list[str]:

@@ -297,6 +297,8 @@ class EmbeddedPostgres:
             raise self._failure(f"cannot create role and database callboard: {' '.join(str(error).split())}") from error
 
     def _shut_down(self) -> None:
+        if self._is_postgres_gone():
+            return
         asked = False
         deadline_s = time.monotonic() + _STOP_TIMEOUT_S
         patience = _Patience(self._report)

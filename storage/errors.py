@@ -14,4 +14,4 @@ class SchemaError(StorageError):
 
 
 class DatabaseUnavailable(StorageError):
-    """Raised when the database cannot be reached, or the connection broke; nothing is known to be wrong with the data."""
+    """Raised when the database cannot be reached or the connection broke; the data may be quite right."""

@@ -26,9 +26,7 @@ class StorageReader:
     """
 
     def __init__(self, dsn: str, *, node_id: str) -> None:
-        database = open_database(
-            dsn, application_name=f"callboard-reader {node_id}", max_connections=READER_THREADS
-        )
+        database = open_database(dsn, application_name=f"callboard-reader {node_id}", max_connections=READER_THREADS)
         self.outbox = OutboxStore(database)
         self.sessions = SessionStore(database)
         self.events = EventStore(database)

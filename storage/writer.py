@@ -312,9 +312,7 @@ class StorageWriter:
         claims = batch.claims
         if not claims:
             return
-        counters = self._sessions.claim(
-            {entry.request.session_key for entry in claims}, owner=self._node_id, now=now
-        )
+        counters = self._sessions.claim({entry.request.session_key for entry in claims}, owner=self._node_id, now=now)
         behind = {
             key: found.processed_event_seq
             for key, found in counters.items()
@@ -362,7 +360,8 @@ def _sort_known(
     An event of this very write, stored by an earlier try, is neither.
     """
     own = {event.id for event in write.events}
-    duplicates, earlier = [], []
+    duplicates: list[EventRecord] = []
+    earlier: list[EventRecord] = []
     for event in write.events:
         for request_id, found in ((event.request_id, duplicates), (counterpart_request_id(event), earlier)):
             stored = known.get((write.session_key, request_id)) if request_id else None

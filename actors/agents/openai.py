@@ -181,13 +181,13 @@ class OpenAIAgent:
             return _explain_status(error.status_code, code, self._options.model)
         if isinstance(error, self._sdk.APITimeoutError):
             return AgentError("The model's server took too long to answer.", retryable=True)
-        if isinstance(error, self._sdk.APIConnectionError):
-            if began:
-                return AgentError(_BROKEN_OFF, retryable=True)
+        if isinstance(error, self._sdk.APIConnectionError) and not began:
             return AgentError("The model's server cannot be reached.", retryable=True)
-        if isinstance(error, self._sdk.APIError):
+        if isinstance(error, self._sdk.APIError) and not isinstance(error, self._sdk.APIConnectionError):
             return AgentError("The model's server reported an error in its answer.", retryable=True)
-        return AgentError("The model's server sent an answer that cannot be read.", retryable=True)
+        if isinstance(error, ValueError | RecursionError):  # neither JSON nor UTF-8, or JSON that is too deep
+            return AgentError("The model's server sent an answer that cannot be read.", retryable=True)
+        return AgentError(_BROKEN_OFF, retryable=True)  # older SDKs let their HTTP library's own errors through
 
 
 _BROKEN_OFF = "The model's server broke off before the end of its answer."

@@ -107,7 +107,7 @@ STATEMENTS = (
 )
 
 
-def up(migrator, db):  # noqa: ARG001, D103 (the runner's signature)
+def up(migrator, db):  # noqa: ARG001 (the runner's signature)
     models = [Event, Effect, Session, Checkpoint, TurnAttempt]
     with db.bind_ctx(models, bind_refs=False, bind_backrefs=False):
         db.create_tables(models, safe=False)
