@@ -21,6 +21,7 @@ What happens at each failure:
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -156,7 +157,8 @@ class Terminal:
             color_system="auto" if writes_to_person else None,
             highlight=False,
         )
-        self._is_reading = self._is_prompt_drawn = False
+        self._is_reading = False
+        self._prompts_drawn: list[bool] = []  # one while the prompt stands there, else none
         self._wake_reader, self._wake_writer = _make_pipe()
         self.signal_reader, self._signal_writer = _make_pipe()
 
@@ -164,7 +166,7 @@ class Terminal:
         """Write pieces; at the prompt above the line that is being typed. Any thread may call it."""
         if not pieces:
             return
-        at_prompt = self._is_prompt_drawn
+        at_prompt = bool(self._prompts_drawn)
         if at_prompt:
             self._write("\n" if self._console.is_dumb_terminal else "\r\x1b[K")
         for piece in pieces:
@@ -178,7 +180,7 @@ class Terminal:
 
     def nudge_prompt(self) -> None:
         """Have readline look for signals that came before it waited for keys. Any thread may call it."""
-        if self._is_prompt_drawn:
+        if self._prompts_drawn:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGWINCH)  # it handles that one itself
 
     def drain_signals(self) -> None:
@@ -195,7 +197,7 @@ class Terminal:
 
         def interrupt(_signal: int, _frame: FrameType | None) -> None:
             if self._is_reading:
-                self._is_reading = self._is_prompt_drawn = False
+                self._is_reading = False
                 raise KeyboardInterrupt
             self.interrupts += 1
             self.wake()
@@ -236,14 +238,15 @@ class Terminal:
                 self._write("\n")
             return None
         finally:
-            self._is_reading = self._is_prompt_drawn = False
+            self._is_reading = False
+            self._prompts_drawn.clear()
 
     def _watch_prompt(self) -> None:
-        """Learn when the prompt stands there: what is shown before must not draw another one."""
+        """Learn when the prompt stands there: what is shown before must not draw another one.
 
-        def note_prompt() -> None:
-            self._is_prompt_drawn = True
-
+        The hook runs no bytecode. If it did, Ctrl-C could raise in it, and readline drops what its hooks raise.
+        """
+        note_prompt = functools.partial(self._prompts_drawn.append, True)
         if readline is not None and hasattr(readline, "set_pre_input_hook"):
             readline.set_pre_input_hook(note_prompt)
         else:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 from actors.agents.registry import AgentRegistry
@@ -140,6 +141,7 @@ class Node:
     def start(self) -> None:
         """Start writer and actors; events that a former server accepted begin to be processed."""
         self._writer.start()
+        self._reader.submit(partial(self._reader.outbox.release_abandoned, now=datetime.now(UTC)))
         self._delivery = self._system.createActor(DeliveryActor)
         self._director = self._system.createActor(SessionDirector)
         self._system.tell(self._delivery, StartDelivery(services=self._services))

@@ -32,6 +32,10 @@ HARD_FRAME_BYTES: Final = 1024 * 1024
 """A frame over `MAX_FRAME_BYTES` is read up to here, so that the close code reaches a client that is still sending."""
 
 
+MAX_REASON_BYTES: Final = 123
+"""RFC 6455, section 5.5: a control frame's payload is at most 125 bytes, two of which are the code."""
+
+
 class TolerantProtocol(WebSocketProtocol13):
     """Tornado's protocol, which hands text that is not UTF-8 to the handler instead of dropping the connection."""
 
@@ -76,6 +80,12 @@ class ChatSocket(WebSocketHandler):
         agent_ids = [self._agent_id] if self._agent_id is not None else list(self._node.agents.ids)
         self._session_keys = {agent_id: self._make_key(agent_id) for agent_id in agent_ids}
         self._node.attach(self._connection, tuple(self._session_keys.values()))
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """Begin the closing handshake; a reason is cut to what a close frame can hold."""
+        if reason is not None:
+            reason = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+        super().close(code, reason)
 
     def _read_query(self) -> None:
         """Take user, thread and agent from the query.

@@ -1,1 +1,20 @@
-"""What is durable: PostgreSQL, embedded or given. Knows no actor."""
+"""What is durable: PostgreSQL, embedded or given. Knows no actor.
+
+    SessionWrite, SessionClaim, EffectsDelivery ──> StorageWriter (one thread) ──> one transaction ──> PostgreSQL
+    reads ───────────────────────────────────────> StorageReader (a few threads) ─────────────────────────^
+
+An effect's life:
+
+    pending ──handed to a connection──> executing ──taken by its socket──> completed
+       ^                                    │
+       └──────── connection went away ──────┘          (failed: given up; nothing does that yet)
+
+Invariants (SCHEMA.md says which column holds what):
+
+- Sequence numbers are 1..n within a session, without a gap: a write reserves them by raising the session's counters,
+  and only if they stand where the write expects them.
+- A write is committed whole or not at all, under the epoch of the session's owner or not at all.
+- The same write twice leaves one set of rows; the same request id twice leaves one event.
+
+writer.py has the table of what happens at each failure.
+"""

@@ -57,6 +57,16 @@ WHERE effects.session_key = delivery.session_key
   AND effects.status = 'executing'
 """
 
+RELEASE_ABANDONED = """
+UPDATE effects
+SET status = 'pending', updated_at = %s
+FROM sessions
+WHERE sessions.delivered_effect_seq < sessions.last_effect_seq
+  AND effects.session_key = sessions.session_key
+  AND effects.seq > sessions.delivered_effect_seq
+  AND effects.status = 'executing'
+"""
+
 # Effects above a cursor, without the tokens that a finished turn's message repeats. A turn of which the cursor has
 # passed a part keeps its tokens: somebody has seen its beginning, and goes on from there.
 UNDELIVERED = """
@@ -131,6 +141,14 @@ class OutboxStore:
             if chosen:
                 keys, lows, highs = (list(column) for column in zip(*chosen, strict=True))
                 self._database.execute_sql(statement, (*stamps, keys, lows, highs))
+
+    def release_abandoned(self, *, now: datetime) -> None:
+        """Return effects to pending that were handed to connections of a server that is gone.
+
+        Called when a server starts. It looks through all sessions once. Effects that another live server has under way
+        are returned too, which does no harm: their completion is recorded from either state.
+        """
+        self._database.execute_sql(RELEASE_ABANDONED, (now,))
 
     def read_backlog(self, session_keys: Iterable[str], *, limit: int) -> list[OutboxBacklog]:
         """Return what each of the sessions has undelivered; sessions that do not exist are missing.

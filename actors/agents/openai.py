@@ -20,6 +20,7 @@ from actors.agents.protocol import AgentError, Final, Token, TokenUsage, Turn
 log = logging.getLogger(__name__)
 
 _OPENAI_HOST = "api.openai.com"
+_OPENAI_KEY_ENV = "OPENAI_API_KEY"
 _NO_KEY = "none"  # the SDK insists on a key; servers without keys ignore it
 
 # What a token may not hold (protocol.Token), but JSON from a server may.
@@ -34,8 +35,8 @@ class OpenAIOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         model: The model's name at the endpoint.
         base_url: The endpoint, such as "http://127.0.0.1:11434/v1".
-        api_key_env: The environment variable that holds the key. At api.openai.com it must be set; elsewhere a
-            missing one means that the endpoint asks for none.
+        api_key_env: The environment variable that holds the key; it must be set. None is OPENAI_API_KEY at
+            api.openai.com, and no key elsewhere: a key is sent to no other host unless the file names it.
         system_prompt: Goes before the conversation; None for none.
         temperature: None leaves it to the endpoint.
         max_tokens: The longest answer, in the model's tokens; None leaves it to the endpoint.
@@ -47,7 +48,7 @@ class OpenAIOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     model: Text
     base_url: Text = f"https://{_OPENAI_HOST}/v1"
-    api_key_env: Text = "OPENAI_API_KEY"
+    api_key_env: Text | None = None
     system_prompt: str | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
@@ -86,7 +87,8 @@ class OpenAIAgent:
             OptionsError: If the SDK is not installed, the URL is none, or the key is missing or malformed.
         """
         is_openai = f".{_check_base_url(options.base_url)}".endswith(f".{_OPENAI_HOST}")
-        api_key = _find_api_key(options.api_key_env, environ, is_required=is_openai)
+        variable = options.api_key_env or (_OPENAI_KEY_ENV if is_openai else None)
+        api_key = _find_api_key(variable, environ) if variable is not None else _NO_KEY
         self._options = options
         # OpenAI's newer models refuse "max_tokens"; other servers know no other name.
         self._max_tokens_name = "max_completion_tokens" if is_openai else "max_tokens"
@@ -291,10 +293,10 @@ def _check_base_url(base_url: str) -> str:
     return parts.hostname or ""
 
 
-def _find_api_key(variable: str, environ: Mapping[str, str], *, is_required: bool) -> str:
+def _find_api_key(variable: str, environ: Mapping[str, str]) -> str:
     api_key = environ.get(variable, "").strip()
-    if not api_key and is_required:
+    if not api_key:
         raise OptionsError("api_key_env", f"the environment variable {variable} is not set")
     if not (api_key.isascii() and api_key.isprintable()):
         raise OptionsError("api_key_env", f"the environment variable {variable} holds no API key")
-    return api_key or _NO_KEY
+    return api_key

@@ -93,7 +93,11 @@ class Turn:
 
 
 class Agent(Protocol):
-    """What answers: one instance serves all sessions, so it keeps no state of a conversation in itself."""
+    """What answers: one instance serves all sessions, so it keeps no state of a conversation in itself.
+
+    An agent that holds connections or the like may have an `async def aclose(self)` too; it is awaited when the server
+    stops, after the last turn.
+    """
 
     def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:
         """Answer ``turn``: any number of tokens, then at most one Final.

@@ -205,7 +205,9 @@ def test_tokens_usage_and_checkpoint_come_from_the_stream() -> None:
 def test_request_carries_options_and_key() -> None:
     async def main() -> None:
         async with serve(say_hello) as server:
-            agent = server.make_agent(system_prompt="Be kind.", temperature=0.5, max_tokens=9)
+            agent = server.make_agent(
+                system_prompt="Be kind.", temperature=0.5, max_tokens=9, api_key_env="OPENAI_API_KEY"
+            )
             await answer(agent)
             await agent.aclose()
             assert server.bodies == [
@@ -219,6 +221,17 @@ def test_request_carries_options_and_key() -> None:
                 }
             ]
             assert server.exchanges[0].request.headers["Authorization"] == f"Bearer {SECRET}"
+
+    run(main)
+
+
+def test_key_goes_to_no_other_host_unasked() -> None:
+    async def main() -> None:
+        async with serve(say_hello) as server:
+            agent = server.make_agent()
+            await answer(agent)
+            await agent.aclose()
+            assert SECRET not in server.exchanges[0].request.headers["Authorization"]
 
     run(main)
 
