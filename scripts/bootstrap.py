@@ -71,7 +71,7 @@ def install(extra: str) -> None:
         target = str(ROOT) + (f"[{extra}]" if extra else "")
         say("installing the project and its libraries into .venv (once; a minute or so)")
         done = subprocess.run(
-            [str(VENV_PYTHON), "-m", "pip", "install", "--quiet", "--editable", target],
+            [str(VENV_PYTHON), "-m", "pip", "install", "--quiet", "--use-pep517", "--editable", target],
             stdout=sys.stderr,
             env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"},
             check=False,

@@ -270,7 +270,7 @@ def test_killed_postgres_recovers_with_its_data(start: Start, data_dir: Path) ->
     first = start(data_dir)
     query(first.dsn, "CREATE TABLE kept AS SELECT 42 AS x")
     os.kill(postmaster_pid(data_dir), signal.SIGKILL)
-    assert query(startdata_dir.dsn, "SELECT x FROM kept") == [(42,)]
+    assert query(start(data_dir).dsn, "SELECT x FROM kept") == [(42,)]
 
 
 def test_killed_user_leaves_postgres_to_next(start: Start, start_process: StartProcess, data_dir: Path) -> None:
@@ -320,19 +320,19 @@ def test_missing_role_and_database_are_made_again(start: Start, data_dir: Path) 
     first = start(data_dir)
     query(as_superuser(first.dsn), "DROP DATABASE callboard")
     query(as_superuser(first.dsn), "DROP ROLE callboard")
-    assert query(startdata_dir.dsn, "SELECT 1") == [(1,)]
+    assert query(start(data_dir).dsn, "SELECT 1") == [(1,)]
 
 
 @only_linux
 def test_stale_pid_of_another_program_is_ignored(start: Start, data_dir: Path) -> None:
-    startdata_dir.stop()
+    start(data_dir).stop()
     pid_file = data_dir / "postgres/postmaster.pid"
     owner = (data_dir / "postgres").stat().st_uid
     user: dict[str, Any] = {"user": owner, "extra_groups": []} if IS_ROOT else {}
     with subprocess.Popen(["/bin/sleep", "60"], cwd="/", **user) as bystander:
         lines = [str(bystander.pid), str(data_dir / "postgres"), "0", "5432", "/nowhere", "", "0 0", "ready"]
         pid_file.write_text("\n".join(lines) + "\n")
-        assert query(startdata_dir.dsn, "SELECT 1") == [(1,)]
+        assert query(start(data_dir).dsn, "SELECT 1") == [(1,)]
         assert bystander.poll() is None
         bystander.kill()
 
@@ -355,7 +355,7 @@ def test_frozen_postgres_is_waited_for_and_reported(
 
 
 def test_postgres_that_dies_at_start_shows_its_log(start: Start, data_dir: Path) -> None:
-    startdata_dir.stop()
+    start(data_dir).stop()
     with (data_dir / "postgres/postgresql.conf").open("a") as file:
         file.write("no_such_setting = 1\n")
     with pytest.raises(EmbeddedPostgresError, match="no_such_setting") as caught:

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 from tornado.httpclient import HTTPClientError
 
-from scripts import chat
+from scripts import chat, chat_connection
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ from scripts import chat
     ],
 )
 def test_address_gets_scheme_path_and_thread(given: str, url: str) -> None:
-    assert chat.make_address(given, thread="T", agent=None).url == url
+    assert chat_connection.make_address(given, thread="T", agent=None).url == url
 
 
 def test_address_names_the_agent_if_there_is_one() -> None:
-    address = chat.make_address("http://h:1", thread="T", agent="eliza")
+    address = chat_connection.make_address("http://h:1", thread="T", agent="eliza")
 
     assert address.url == "ws://h:1/api/chat/ws?threadId=T&agentId=eliza"
     assert address.server == "ws://h:1"
@@ -46,7 +46,7 @@ def test_address_names_the_agent_if_there_is_one() -> None:
 )
 def test_address_refuses_what_is_no_server(url: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        chat.make_address(url, thread="T", agent=None)
+        chat_connection.make_address(url, thread="T", agent=None)
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_unusable_option_is_named_in_a_usage_error(arguments: list[str]) -> None
 
 
 def test_fresh_thread_id_is_a_key_part() -> None:
-    thread = chat.make_thread_id()
+    thread = chat_connection.make_thread_id()
 
     assert re.fullmatch(r"[a-z]+-[a-z]+-\d{5}", thread)
-    assert chat.KEY_PART.fullmatch(thread)
+    assert chat_connection.KEY_PART.fullmatch(thread)
 
 
 @pytest.mark.parametrize(("attempt", "longest_s"), [(0, 0.25), (1, 0.5), (4, 4.0), (5, 5.0), (10_000, 5.0)])
 def test_delay_doubles_up_to_five_seconds_with_jitter(attempt: int, longest_s: float) -> None:
-    delays = [chat.pick_delay_s(attempt) for _ in range(50)]
+    delays = [chat_connection.pick_delay_s(attempt) for _ in range(50)]
 
     assert all(longest_s / 2 <= delay <= longest_s for delay in delays)
     assert len(set(delays)) > 1
@@ -85,4 +85,4 @@ def test_delay_doubles_up_to_five_seconds_with_jitter(attempt: int, longest_s: f
     ],
 )
 def test_failure_is_described_in_a_few_words(error: Exception, text: str) -> None:
-    assert chat.describe_failure(error) == text
+    assert chat_connection.describe_failure(error) == text

@@ -1,0 +1,34 @@
+"""For all tests: a stray ERROR in the log fails a test, as a stray warning does."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+class _ErrorCollector(logging.Handler):
+    """Keeps what is logged at ERROR or above, from any thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture(autouse=True)
+def _error_collector(request: pytest.FixtureRequest) -> Iterator[_ErrorCollector]:
+    collector = _ErrorCollector()
+    logging.getLogger().addHandler(collector)
+    yield collector
+    logging.getLogger().removeHandler(collector)
+    if collector.records and "error_logs" not in request.fixturenames:
+        lines = [f"{record.name}: {record.getMessage()}" for record in collector.records]
+        pytest.fail("logged at ERROR, which the test does not expect:\n" + "\n".join(lines))
+
+
+@pytest.fixture
+def error_logs(_error_collector: _ErrorCollector) -> list[logging.LogRecord]:
+    """What was logged at ERROR or above; a test that takes this expects such records, and looks at them itself."""
+    return _error_collector.records

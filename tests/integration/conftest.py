@@ -1,0 +1,107 @@
+"""Databases for integration tests: one server for all of them, a database for each."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playhouse.pool import PooledPostgresqlDatabase
+
+from storage.database import open_database
+from storage.embedded import EmbeddedPostgres
+from tests.postgres import Conversation, Query, RecordingWriter, TestDatabases, open_query
+
+OpenWriter = Callable[..., RecordingWriter]
+
+
+@pytest.fixture(scope="session")
+def server_dsn() -> Iterator[str]:
+    """A server for the whole run: an embedded one, or the one that CALLBOARD_TEST_DATABASE_URL names.
+
+    Its role must be allowed to create databases.
+    """
+    given = os.environ.get("CALLBOARD_TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    # Beside pytest's own folders: root's service account could not pass those.
+    with tempfile.TemporaryDirectory(prefix="callboard-test-") as folder:
+        server = EmbeddedPostgres.start(Path(folder).resolve() / "data", report=lambda _: None)
+        try:
+            yield server.dsn
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def databases(server_dsn: str) -> Iterator[TestDatabases]:
+    """Makes databases, empty or with tables."""
+    with open_query(server_dsn) as query:
+        databases = TestDatabases(server_dsn, query)
+        yield databases
+        databases.drop_template()
+
+
+@pytest.fixture
+def dsn(databases: TestDatabases) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with databases.clone_migrated() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def empty_dsn(databases: TestDatabases) -> Iterator[str]:
+    """A database without tables."""
+    with databases.make_empty() as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def query(dsn: str) -> Iterator[Query]:
+    """Runs statements on the test's database, over a connection apart from the product's."""
+    with open_query(dsn) as query:
+        yield query
+
+
+@pytest.fixture
+def database(dsn: str) -> Iterator[PooledPostgresqlDatabase]:
+    """The test's database as stores use it, connected."""
+    database = open_database(dsn, application_name="callboard test")
+    database.connect()
+    yield database
+    database.close_all()
+
+
+@pytest.fixture
+def open_writer(dsn: str) -> Iterator[OpenWriter]:
+    """Opens writers, not started yet; they are closed after the test."""
+    with ExitStack() as opened:
+
+        def open_one(node_id: str = "node1", *, url: str = dsn) -> RecordingWriter:
+            writer = RecordingWriter(url, node_id)
+            opened.callback(close_writer, writer)
+            return writer
+
+        yield open_one
+
+
+def close_writer(writer: RecordingWriter) -> None:
+    """Close a writer if it was started."""
+    if writer.writer._thread.is_alive():
+        writer.writer.close(timeout_s=2)
+
+
+@pytest.fixture
+def writer(open_writer: OpenWriter) -> RecordingWriter:
+    """A writer that runs."""
+    return open_writer().start()
+
+
+@pytest.fixture
+def conversation(writer: RecordingWriter) -> Conversation:
+    """A session that the writer's node has claimed."""
+    conversation = Conversation(writer, "ann:eliza:t1")
+    conversation.claim()
+    return conversation
