@@ -1,7 +1,8 @@
 """The configuration: one frozen object, read and checked once, from options and the environment.
 
 Each setting has an option and a variable; the option wins. An error names both and the value, so that whoever started
-the server knows what to change. Nothing else in the project reads the environment.
+the server knows what to change. Nothing else reads the environment, but for where a user's files belong
+(`XDG_DATA_HOME`, `XDG_RUNTIME_DIR`, in storage.embedded).
 """
 
 import ipaddress

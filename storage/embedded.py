@@ -44,6 +44,7 @@ from pathlib import Path
 import psycopg2
 
 from storage.errors import EmbeddedPostgresError
+from storage.postgres_settings import HBA_LINES, render_ident, render_settings
 from storage.service_account import (
     MAJOR_VERSION,
     Report,
@@ -373,37 +374,12 @@ class EmbeddedPostgres:
 
     def _write_settings(self, socket_folder: Path) -> None:
         hba, ident = self._data_dir / "pg_hba.conf", self._data_dir / "pg_ident.conf"
-        settings = {
-            "listen_addresses": "",
-            "port": str(_PORT),
-            # A list of double-quoted names inside the single-quoted setting.
-            "unix_socket_directories": '"' + str(socket_folder).replace('"', '""') + '"',
-            "unix_socket_permissions": "0700",
-            "hba_file": str(hba),
-            "ident_file": str(ident),
-            "cluster_name": "callboard",
-            "max_connections": "100",
-            "max_wal_size": "256MB",  # the default of 1 GB is much for a newcomer's disk
-            "fsync": "on",
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-            "log_destination": "stderr",
-            "logging_collector": "off",
-            "log_checkpoints": "off",
-            "log_line_prefix": "%m [%p] %q%u@%d ",
-        }
-        lines = [
-            "# Written by Callboard at every start. For settings of your own use ALTER SYSTEM.",
-            f"include {_quote_setting(str(self._cluster / 'postgresql.conf'))}",
-            *(f"{name} = {_quote_setting(value)}" for name, value in settings.items()),
-        ]
-        self._write_file("postgresql.conf", lines)
-        self._write_file("pg_hba.conf", ["local all callboard,postgres peer map=callboard"])
+        included = self._cluster / "postgresql.conf"
+        self._write_file("postgresql.conf", render_settings(included, socket_folder, port=_PORT, hba=hba, ident=ident))
+        self._write_file("pg_hba.conf", HBA_LINES)
         # Root is in the map because it may always become the other account.
-        names = sorted({self._account.name, find_account(os.geteuid()).name, find_account(0).name})
-        self._write_file(
-            "pg_ident.conf", [f'callboard "{name}" {role}' for name in names for role in ("callboard", "postgres")]
-        )
+        names = {self._account.name, find_account(os.geteuid()).name, find_account(0).name}
+        self._write_file("pg_ident.conf", render_ident(names))
 
     def _write_file(self, name: str, lines: list[str]) -> None:
         unfinished = self._data_dir / f"{name}.new"
@@ -548,7 +524,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _quote_setting(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,0 +1,118 @@
+"""Agents that do what agents should not. Tests copy this file beside an agents file of theirs."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from actors.agents.protocol import AgentError, Final, Token, Turn
+
+MISBEHAVE = "misbehave"
+
+
+class MisbehavingAgent:
+    """Does what `how` says when the message begins with "misbehave", and answers everything else."""
+
+    def __init__(self, how: str) -> None:
+        self._misbehave = getattr(self, how)
+
+    def stream_chat(self, turn: Turn) -> AsyncIterator[Any]:
+        return self._misbehave(turn) if turn.text.startswith(MISBEHAVE) else self.behave(turn)  # type: ignore[no-any-return]
+
+    async def behave(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text=f"heard {turn.text}")
+        yield Final(checkpoint={"heard": turn.text})
+
+    async def raise_at_once(self, turn: Turn) -> AsyncIterator[Any]:
+        raise RuntimeError(f"about {turn.text}")
+        yield
+
+    async def raise_midway(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+        raise RuntimeError(f"about {turn.text}")
+
+    async def raise_agent_error(self, turn: Turn) -> AsyncIterator[Any]:
+        raise AgentError("the model is busy", retryable=True)
+        yield
+
+    async def raise_system_exit(self, turn: Turn) -> AsyncIterator[Any]:
+        raise SystemExit(3)
+        yield
+
+    async def raise_cancelled(self, turn: Turn) -> AsyncIterator[Any]:
+        raise asyncio.CancelledError
+        yield
+
+    async def hang(self, turn: Turn) -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield Token(text="never")
+
+    async def hang_midway(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+        await asyncio.Event().wait()
+
+    async def swallow_cancellation(self, turn: Turn) -> AsyncIterator[Any]:
+        while True:
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                yield Token(text="not with me")
+
+    async def yield_for_ever(self, turn: Turn) -> AsyncIterator[Any]:
+        while True:
+            yield Token(text="")
+
+    async def yield_nothing(self, turn: Turn) -> AsyncIterator[Any]:
+        return
+        yield
+
+    async def yield_final_only(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Final(checkpoint={})
+
+    async def yield_text(self, turn: Turn) -> AsyncIterator[Any]:
+        yield "text"
+
+    async def yield_none(self, turn: Turn) -> AsyncIterator[Any]:
+        yield None
+
+    async def yield_number(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text=7)  # type: ignore[arg-type]
+
+    async def yield_nul(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="a\0b")
+
+    async def yield_surrogate(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="\ud800")
+
+    async def keep_what_is_no_json(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+        yield Final(checkpoint={"set": {object()}})  # type: ignore[dict-item]
+
+    async def keep_nul(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+        yield Final(checkpoint={"a": "b\0c"})
+
+    async def keep_nan(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+        yield Final(checkpoint={"a": float("nan"), "b": 10**400})
+
+    async def return_no_stream(self, turn: Turn) -> Any:
+        return Token(text="not streamed")
+
+
+class HangOnceAgent:
+    """Hangs in a message's first attempt, and answers in the next."""
+
+    async def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:
+        if turn.attempt == 1:
+            await asyncio.Event().wait()
+        yield Token(text=f"attempt {turn.attempt}")
+
+
+class FloodAgent:
+    """Says as much as the message, a JSON object with "tokens" and "chars", asks for."""
+
+    async def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:
+        amount = json.loads(turn.text)
+        for _ in range(amount["tokens"]):
+            yield Token(text="x" * amount["chars"])
