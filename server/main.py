@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,6 +21,11 @@ from storage.embedded import EmbeddedPostgres
 
 log = logging.getLogger(__name__)
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may hold the interpreter when another wants it. The writer's thread asks for it several times per
+commit, and each time waits that long for a loop that is busy. With Python's 5 ms, the first token beside one unpaced
+agent took 210 to 250 ms; with 0.5 ms, 54 to 62 ms (medians of 60, alternating, two cores)."""
+
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -31,6 +37,7 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         ConfigError, AgentsFileError, StorageError: if it cannot start; the text says why and what to do.
     """
     configure_logging(level=settings.log_level, log_format=settings.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     agents = load_agents(settings.agents_file, environ)
     with open_database_for(settings) as dsn:
         migrate(dsn)

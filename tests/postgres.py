@@ -1,7 +1,7 @@
 """What tests on PostgreSQL share: databases of their own, a writer that remembers its reports, conversations to write.
 
-    server (embedded, or the one that CALLBOARD_TEST_DATABASE_URL names)
-      └── template, migrated once ──CREATE DATABASE ... TEMPLATE──> one database per test, dropped after it
+server (embedded, or the one that CALLBOARD_TEST_DATABASE_URL names)
+  └── template, migrated once ──CREATE DATABASE ... TEMPLATE──> one database per test, dropped after it
 """
 
 import threading
@@ -260,7 +260,9 @@ class Conversation:
         self.commit(self.make_write(events=[event], turn_starts=[TurnStart(event_seq=event.seq, attempt=1)]))
         return event
 
-    def answer(self, *frames: Frame, ends: EventRecord | None = None, status: TurnStatus = TurnStatus.COMPLETED) -> None:
+    def answer(
+        self, *frames: Frame, ends: EventRecord | None = None, status: TurnStatus = TurnStatus.COMPLETED
+    ) -> None:
         """Commit frames; with `ends` as the last ones of that event's turn."""
         if ends is None:
             self.commit(self.make_write(frames=frames))
@@ -276,9 +278,7 @@ class Conversation:
     def exchange(self, *tokens: str) -> EventRecord:
         """Commit a message, an answer of these tokens, and its end; returns the event."""
         event = self.say()
-        self.answer(
-            *(token(event.seq, value) for value in tokens), message(event.seq, "".join(tokens)), ends=event
-        )
+        self.answer(*(token(event.seq, value) for value in tokens), message(event.seq, "".join(tokens)), ends=event)
         return event
 
     def delivery(self, from_seq: int, to_seq: int, status: EffectStatus) -> EffectsDelivery:
@@ -328,9 +328,7 @@ def token(event_seq: int, value: str = "word", *, attempt: int = 1) -> Frame:
 def message(event_seq: int, text: str = "words", *, attempt: int = 1) -> Frame:
     """Make the frame that ends a turn well."""
     usage = TokenUsage(prompt_tokens=1, completion_tokens=2)
-    return make_message(
-        event_seq=event_seq, attempt=attempt, request_id=None, message=text, latency_ms=12, usage=usage
-    )
+    return make_message(event_seq=event_seq, attempt=attempt, request_id=None, message=text, latency_ms=12, usage=usage)
 
 
 def error(event_seq: int, *, attempt: int = 1) -> Frame:

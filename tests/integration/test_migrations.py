@@ -14,10 +14,9 @@ from storage import database as storage_database
 from storage.database import MIGRATION_LOCK, MIGRATIONS_DIR, is_migrated, migrate, open_database
 from storage.errors import DatabaseUnavailable, SchemaError
 from storage.outbox_store import OutboxStore
-from storage.records import EffectsDelivery, EffectStatus, SessionClaim
+from storage.records import EffectStatus
 from storage.tables import Checkpoint, Effect, Event, Session, TurnAttempt
-from tests.integration.conftest import OpenWriter
-from tests.postgres import Conversation, Query, RecordingWriter, UNREACHABLE_DSN, open_query, token, wait_until
+from tests.postgres import UNREACHABLE_DSN, Conversation, Query, RecordingWriter, open_query, token, wait_until
 
 ALL_MIGRATIONS = sorted(path.stem for path in MIGRATIONS_DIR.glob("[0-9]*.py"))
 
@@ -86,11 +85,13 @@ def test_migration_waits_for_one_under_way(empty_dsn: str, empty_query: Query) -
         waiting = threads.submit(migrate, empty_dsn)
         try:
             wait_until(
-                lambda: empty_query(
-                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s",
-                    MIGRATION_LOCK,
+                lambda: (
+                    empty_query(
+                        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s",
+                        MIGRATION_LOCK,
+                    )
+                    == [(1,)]
                 )
-                == [(1,)]
             )
             assert list_tables(empty_query) == set()
         finally:
