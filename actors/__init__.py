@@ -26,12 +26,12 @@ What happens at each failure:
 | failure | what happens |
 |---|---|
 | an agent raises, hangs, yields nothing or nonsense | the turn ends with an `error`; the session goes on |
-| a handler of a session actor raises | logged; its agent is stopped, waiting requests are answered `internal`, the actor exits; after a second a new one claims the session and runs what was accepted |
+| a handler of a session actor raises | logged; waiting requests are answered `internal`; a new actor goes on |
 | a handler of director or delivery raises | logged; the message is dropped, the state is as before |
-| another node claims the session | the next write is fenced; the actor exits and leaves the rest to the new owner |
-| the database refuses a write's data | the requests in it are answered `internal`, the actor is made anew |
-| the database cannot be reached | writes wait in the writer; tokens wait in the turn, and past 64 KiB the agent is paused |
+| another node claims the session | the next write is fenced; the actor exits and leaves the rest to it |
+| the database refuses a write's data | its requests are answered `internal`, the actor is made anew |
+| the database cannot be reached | writes wait in the writer, tokens in the turn; past 64 KiB the agent is paused |
 | a connection is slow | it is taken off live pushing and reads from the outbox at its own pace |
 | a connection goes | what its socket had not taken stays in the outbox for the next one |
-| the process is killed | the next start picks up accepted events without an outcome: a new attempt, after a `restarted` effect if a part of the answer had been shown |
+| the process is killed | the next start runs accepted events without an outcome again, as a new attempt |
 """

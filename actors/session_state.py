@@ -440,7 +440,7 @@ def _begin(state: SessionState, message: SessionClaimed, now_s: float) -> Step:
     snapshot = message.snapshot
     cancelled = {
         event.request_id.removeprefix(CANCEL_PREFIX)
-        for event in snapshot.unprocessed
+        for event in (*snapshot.earlier, *snapshot.unprocessed)
         if event.type is EventType.CANCEL and event.request_id is not None
     }
     queue = tuple(
@@ -580,7 +580,7 @@ def _answer_duplicate(
     if isinstance(submitted, SubmitCancel):
         return []
     if stored.type is not EventType.USER_MESSAGE or stored.payload.get("message") != submitted.text:
-        return [_refusal(submitted, "conflict", "requestId: was used for another message in this thread")]
+        return [_conflict(submitted)]
     if stored.seq <= state.processed_event_seq:
         return [_refusal(submitted, "already_finished", "this request has ended already")]
     return []
@@ -634,6 +634,10 @@ def _refuse_late(state: SessionState, message: Message) -> Step:
     return state, []
 
 
+def _conflict(submitted: SubmitUserMessage) -> RefuseRequest:
+    return _refusal(submitted, "conflict", "requestId: was used for another message in this thread")
+
+
 def _refusal(
     submitted: SubmitUserMessage | SubmitCancel, code: str, message: str, *, retryable: bool = False
 ) -> RefuseRequest:
@@ -681,6 +685,7 @@ class _Draft:
 
 def _compose(state: SessionState, now_s: float) -> Step:
     """Put all that waits into one write, if anything does."""
+    state, repeats = _drop_repeats(state)
     draft = _Draft(state=state, queue=list(state.queue), turn=state.turn)
     runs = state.runs
     _draft_events(draft)
@@ -695,7 +700,7 @@ def _compose(state: SessionState, now_s: float) -> Step:
         runs += 1
         turn_after = _draft_start(draft, draft.queue.pop(0), runs)
     if not (draft.events or draft.effects or draft.turn_starts or draft.turn_ends):
-        return state, []
+        return state, repeats
     write = SessionWrite(
         session_key=state.session_key,
         epoch=state.epoch,
@@ -718,7 +723,23 @@ def _compose(state: SessionState, now_s: float) -> Step:
         ends_turn=ends_turn,
     )
     state = replace(state, inbox=(), turn=draft.turn, in_flight=flight, runs=runs)
-    return state, [*draft.commands, Submit(write=write)]
+    return state, [*repeats, *draft.commands, Submit(write=write)]
+
+
+def _drop_repeats(state: SessionState) -> Step:
+    """Take requests out of the inbox that stand in it twice: storage takes an id once in a write."""
+    first: dict[tuple[type, str], SubmitUserMessage | SubmitCancel] = {}
+    kept = []
+    commands: list[Command] = []
+    for submitted in state.inbox:
+        if submitted.request_id is not None:
+            before = first.setdefault((type(submitted), submitted.request_id), submitted)
+            if before is not submitted:
+                if isinstance(submitted, SubmitUserMessage) and isinstance(before, SubmitUserMessage):
+                    commands += [] if submitted.text == before.text else [_conflict(submitted)]
+                continue
+        kept.append(submitted)
+    return (state if len(kept) == len(state.inbox) else replace(state, inbox=tuple(kept))), commands
 
 
 def _draft_events(draft: _Draft) -> None:

@@ -5,6 +5,7 @@ does, the session hears exactly one `AgentFinished` or `AgentFailed`, unless the
 """
 
 import asyncio
+import json
 import logging
 import time
 import traceback
@@ -102,7 +103,7 @@ class TurnRunner:
             self._fail("agent_error", printable(str(error)) or FAILED_TEXT, repr(error), retryable=error.retryable)
         except ProtocolViolation as error:
             self._fail("agent_error", FAILED_TEXT, str(error))
-        except Exception as error:  # noqa: BLE001 (an agent may raise anything)
+        except BaseException as error:  # noqa: BLE001 (an agent may raise anything; SystemExit would end the server)
             log_agent_exception(error)
             self._fail("agent_error", FAILED_TEXT, f"raised {type(error).__name__}")
         if stream is not None:
@@ -161,11 +162,11 @@ async def close_stream(stream: AsyncIterator[object]) -> None:
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await close()
-    except Exception as error:  # noqa: BLE001 (an agent may raise anything)
+    except BaseException as error:  # noqa: BLE001 (an agent may raise anything; the task ends here either way)
         log_agent_exception(error)
 
 
-def log_agent_exception(error: Exception) -> None:
+def log_agent_exception(error: BaseException) -> None:
     """Log where an agent raised, and the class; not the text, which may quote the conversation."""
     log.warning(
         "An agent raised %s at\n%s",
@@ -197,6 +198,7 @@ def check_final(final: protocol.Final) -> None:
             if not isinstance(count, int) or not 0 <= count < 2**31:
                 raise ProtocolViolation("usage counts must be whole numbers from 0 to 2147483647")
     try:
+        json.dumps(final.checkpoint, allow_nan=False)
         encoded = msgspec.json.encode(final.checkpoint)
         msgspec.json.decode(encoded)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:

@@ -1,5 +1,6 @@
 """The HTTP application: the WebSocket endpoint and the health checks."""
 
+import logging
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -7,6 +8,8 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from server.node import Node
 from server.websocket import HARD_FRAME_BYTES, ChatSocket
+
+log = logging.getLogger(__name__)
 
 PING_INTERVAL_S: Final = 25
 PING_TIMEOUT_S: Final = 8
@@ -78,6 +81,19 @@ class UnknownHandler(JsonHandler):
         raise HTTPError(404)
 
 
+def log_request(handler: RequestHandler) -> None:
+    """Log a request: of interest only if the server failed at it. Not being ready is an answer, not a failure."""
+    failed = handler.get_status() >= 500 and not isinstance(handler, ReadyHandler)
+    log.log(
+        logging.ERROR if failed else logging.DEBUG,
+        "%s %s: %s",
+        handler.request.method,
+        handler.request.path,
+        handler.get_status(),
+        extra={"action": "http_request"},
+    )
+
+
 def make_app(node: Node) -> Application:
     """Return the application of a node."""
     arguments = {"node": node}
@@ -89,6 +105,7 @@ def make_app(node: Node) -> Application:
         ],
         default_handler_class=UnknownHandler,
         default_handler_args=arguments,
+        log_function=log_request,
         websocket_max_message_size=HARD_FRAME_BYTES,
         websocket_ping_interval=PING_INTERVAL_S,
         websocket_ping_timeout=PING_TIMEOUT_S,

@@ -35,6 +35,4 @@ def configure_logging(*, level: str, log_format: str) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Requests of health checks and the like are not news.
-    logging.getLogger("tornado.access").setLevel(logging.WARNING)
     logging.getLogger("peewee").setLevel(logging.WARNING)

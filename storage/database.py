@@ -53,17 +53,25 @@ def connected(database: peewee.Database) -> Iterator[None]:
     """Hold a connection for the calling thread; a broken one is thrown away instead of going back to the pool.
 
     Raises:
-        DatabaseUnavailable: if the database cannot be reached or the connection broke.
+        DatabaseUnavailable: if the database cannot be reached, the connection broke, or the server cannot do it now.
     """
     try:
         database.connect(reuse_if_open=True)
         yield
     except (peewee.OperationalError, peewee.InterfaceError) as error:
+        if is_about_data(error):
+            raise
         database.manual_close()
         raise DatabaseUnavailable(describe_error(error)) from error
     finally:
         if not database.is_closed():
             database.close()
+
+
+def is_about_data(error: BaseException) -> bool:
+    """Tell whether an OperationalError is the statement's own fault: class 54, too large or too deep for PostgreSQL."""
+    sqlstate = getattr(error.__context__, "pgcode", None)  # peewee raises its own error in handling the driver's
+    return sqlstate is not None and sqlstate.startswith("54")
 
 
 def describe_error(error: BaseException) -> str:

@@ -128,19 +128,19 @@ class OutboxStore:
     def change_status(self, deliveries: Sequence[EffectsDelivery], *, now: datetime) -> None:
         """Carry delivery reports into the rows: pending -> executing -> completed, or executing -> pending.
 
-        A row that is not in the state that a report starts from stays as it is, so a report may come twice.
+        A row that is not in the state that a report starts from stays as it is, so a report may come twice. Each
+        session's reports take effect in their order.
         """
-        for status, statement, stamps in (
-            (EffectStatus.PENDING, RELEASE, (now,)),
-            (EffectStatus.EXECUTING, CLAIM, (now, now)),
-            (EffectStatus.COMPLETED, COMPLETE, (now, now)),
-        ):
-            chosen = sorted(
-                ((d.session_key, d.from_seq, d.to_seq) for d in deliveries if d.status is status),
-            )
-            if chosen:
-                keys, lows, highs = (list(column) for column in zip(*chosen, strict=True))
-                self._database.execute_sql(statement, (*stamps, keys, lows, highs))
+        for group in group_reports(deliveries):
+            statement, stamps = {
+                EffectStatus.PENDING: (RELEASE, (now,)),
+                EffectStatus.EXECUTING: (CLAIM, (now, now)),
+                EffectStatus.COMPLETED: (COMPLETE, (now, now)),
+            }[group[0].status]
+            # Sorted, so that two nodes that report on the same sessions lock their rows in one order.
+            chosen = sorted((report.session_key, report.from_seq, report.to_seq) for report in group)
+            keys, lows, highs = (list(column) for column in zip(*chosen, strict=True))
+            self._database.execute_sql(statement, (*stamps, keys, lows, highs))
 
     def release_abandoned(self, *, now: datetime) -> None:
         """Return effects to pending that were handed to connections of a server that is gone.
@@ -208,6 +208,24 @@ class OutboxStore:
             .dicts()
         )
         return [_stored_effect(row) for row in query.bind(self._database)]
+
+
+def group_reports(deliveries: Sequence[EffectsDelivery]) -> list[list[EffectsDelivery]]:
+    """Group reports by status, in as few groups as keep the order within each session.
+
+    A session's first report goes with the other sessions' first ones of that status, its next one with another status
+    goes into a later round: so the number of statements follows from how often one session changes its mind, not from
+    how the sessions' reports are mixed.
+    """
+    rounds: dict[tuple[int, EffectStatus], list[EffectsDelivery]] = {}
+    latest: dict[str, tuple[int, EffectStatus]] = {}
+    for report in deliveries:
+        number, status = latest.get(report.session_key, (0, report.status))
+        if status is not report.status:
+            number += 1
+        latest[report.session_key] = (number, report.status)
+        rounds.setdefault((number, report.status), []).append(report)
+    return [rounds[key] for key in sorted(rounds, key=lambda key: key[0])]
 
 
 def _stored_effect(row: Mapping[str, object]) -> StoredEffect:

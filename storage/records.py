@@ -246,6 +246,7 @@ class SessionSnapshot:
         attempts: How often a turn was begun for each of them; those never begun are missing.
         shown_event_seq: The event that the last effect belongs to, 0 if there is no effect. If it is unprocessed,
             clients have seen part of its answer.
+        earlier: Events below those that they refer to: a cancel that came ahead of a message.
         checkpoint: The state that the last finished turn left; None if there is none.
     """
 
@@ -258,6 +259,7 @@ class SessionSnapshot:
     attempts: Mapping[int, int]
     shown_event_seq: int
     checkpoint: Any
+    earlier: tuple[EventRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,16 @@ class _Batch:
     """What one transaction is to do, by kind, and its answers."""
 
     entries: Sequence[_Entry]
-    outcomes: list[tuple[ReplyTo, Outcome]] = field(default_factory=list)
+    answers: dict[int, Outcome] = field(default_factory=dict)  # by id() of the entry
+
+    def answer(self, entry: _Entry, outcome: Outcome) -> None:
+        """Note an entry's outcome."""
+        self.answers[id(entry)] = outcome
+
+    @property
+    def outcomes(self) -> list[tuple[ReplyTo, Outcome]]:
+        """Pairs of `reply_to` and outcome, in the order of submission."""
+        return [(entry.reply_to, self.answers[id(entry)]) for entry in self.entries if id(entry) in self.answers]
 
     @property
     def writes(self) -> list[_Entry]:
@@ -116,6 +125,7 @@ class StorageWriter:
         self._effects = OutboxStore(self._database)
         self._checkpoints = CheckpointStore(self._database)
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._left_over: _Entry | None = None
         self._closing = threading.Event()
         self._reachable = threading.Event()
         self._thread = threading.Thread(target=self._run, name="storage-writer", daemon=True)
@@ -160,8 +170,7 @@ class StorageWriter:
             entries, stopping = self._take_batch()
             if entries:
                 self._report(self._commit_until_known(entries))
-        if not self._database.is_closed():
-            self._database.manual_close()
+        self._database.close_all()
 
     def _ensure_connected(self) -> None:
         try:
@@ -173,13 +182,23 @@ class StorageWriter:
     def _take_batch(self) -> tuple[list[_Entry], bool]:
         """Wait for one entry, then take what else waits, up to `MAX_BATCH_ROWS`.
 
+        A session's second write or claim waits for the next batch: statements over whole batches know no order, and
+        each session's requests must be carried out in theirs.
+
         Returns:
             The entries, and True if the queue has ended.
         """
         entries: list[_Entry] = []
+        sessions: set[str] = set()
         rows = 0
-        entry = self._queue.get()
+        entry = self._left_over or self._queue.get()
+        self._left_over = None
         while entry is not None:
+            if not isinstance(entry.request, EffectsDelivery):
+                if entry.request.session_key in sessions:
+                    self._left_over = entry
+                    return entries, False
+                sessions.add(entry.request.session_key)
             entries.append(entry)
             rows += entry.request.row_count if isinstance(entry.request, SessionWrite) else 1
             if rows >= MAX_BATCH_ROWS:
@@ -220,7 +239,9 @@ class StorageWriter:
         """Commit a batch; if the database refuses it for its data, find the culprits and commit the others."""
         try:
             return self._commit(entries)
-        except (peewee.DatabaseError, ValueError) as error:
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever it is: this thread goes on, and only the culprit pays)
             if len(entries) == 1:
                 return self._refuse(entries[0], error)
             middle = len(entries) // 2
@@ -251,7 +272,6 @@ class StorageWriter:
         batch = _Batch(entries)
         now = self._clock()
         with connected(self._database), self._database.atomic():
-            # Writes before claims: one of them may come from the owner that a claim of this batch replaces.
             self._run_writes(batch, now)
             self._run_claims(batch, now)
             self._effects.change_status(batch.deliveries, now=now)
@@ -269,13 +289,12 @@ class StorageWriter:
         self._checkpoints.append(applied, now=now)
         self._effects.append(applied, now=now)
         self._events.end_turns(applied, now=now)
-        for entry in entries:
-            write = entry.request
+        for checked in entries:
+            write = checked.request
             if write.session_key in advanced or self._is_stored(write):
-                outcome: Outcome = WriteCommitted(write=write, earlier=entry.earlier)
+                batch.answer(checked.entry, WriteCommitted(write=write, earlier=checked.earlier))
             else:
-                outcome = WriteFenced(session_key=write.session_key)
-            batch.outcomes.append((entry.reply_to, outcome))
+                batch.answer(checked.entry, WriteFenced(session_key=write.session_key))
 
     def _set_duplicates_aside(self, batch: _Batch) -> list["_CheckedWrite"]:
         """Answer the writes whose request ids the session has already; return the others.
@@ -295,9 +314,9 @@ class StorageWriter:
             write = _write_of(entry)
             duplicates, earlier = _sort_known(write, known)
             if duplicates:
-                batch.outcomes.append((entry.reply_to, WriteDuplicated(write=write, known=duplicates)))
+                batch.answer(entry, WriteDuplicated(write=write, known=duplicates))
             else:
-                checked.append(_CheckedWrite(write, entry.reply_to, earlier))
+                checked.append(_CheckedWrite(entry, write, earlier))
         return checked
 
     def _is_stored(self, write: SessionWrite) -> bool:
@@ -319,6 +338,7 @@ class StorageWriter:
             if found.processed_event_seq < found.last_event_seq
         }
         unprocessed = self._events.list_unprocessed(behind) if behind else {}
+        earlier = self._find_counterparts(unprocessed)
         attempts = self._events.count_attempts(behind) if behind else {}
         shown = self._effects.find_last_event_seqs(behind) if behind else {}
         used = [key for key, found in counters.items() if found.last_event_seq]
@@ -336,14 +356,28 @@ class StorageWriter:
                 attempts=attempts.get(key, {}),
                 shown_event_seq=shown.get(key, 0),
                 checkpoint=checkpoints.get(key),
+                earlier=tuple(earlier.get(key, ())),
             )
-            batch.outcomes.append((entry.reply_to, SessionClaimed(snapshot=snapshot)))
+            batch.answer(entry, SessionClaimed(snapshot=snapshot))
+
+    def _find_counterparts(self, unprocessed: Mapping[str, Sequence[EventRecord]]) -> dict[str, list[EventRecord]]:
+        """Return, by session, the stored events that unprocessed ones refer to."""
+        wanted = (
+            (session_key, request_id)
+            for session_key, events in unprocessed.items()
+            for event in events
+            if (request_id := counterpart_request_id(event)) is not None
+        )
+        found: dict[str, list[EventRecord]] = {}
+        for (session_key, _), event in self._events.find_requests(wanted).items():
+            found.setdefault(session_key, []).append(event)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class _CheckedWrite:
+    entry: _Entry
     request: SessionWrite
-    reply_to: ReplyTo
     earlier: tuple[EventRecord, ...]
 
 
