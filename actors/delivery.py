@@ -185,7 +185,7 @@ class DeliveryActor(BaseActor):
 
     def _step(self, session_key: str, decide: Any) -> None:
         """Apply a routing function to one session's route, and carry out what it says."""
-        step: Step = decide(self._routes[session_key])
+        step: Step = decide(self._routes.get(session_key) or Route(session_key=session_key))
         self._routes[session_key], commands = step
         self._carry_out(session_key, commands)
 
@@ -253,7 +253,8 @@ class DeliveryActor(BaseActor):
             if since_s > deadline_s:
                 break
             del self._unattended[session_key]
-            del self._routes[session_key]
+            if not self._routes[session_key].subscribers:  # one may have come while its backlog was being read
+                del self._routes[session_key]
 
     def _arm_poll(self) -> None:
         self.wakeupAfter(self._services.settings.effect_poll_interval_s, POLL_HEADS)

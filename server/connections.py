@@ -75,6 +75,7 @@ class Connection:
         """Close the socket; what is still queued stays in the outbox."""
         if not self._closed:
             self._closed = True
+            self._report()
             self._socket.close(code, reason)
 
     def drop(self) -> None:

@@ -219,6 +219,7 @@ class Node:
         self._system.tell(self._director, HaltSessions())
         # Closing sockets first: what they took is reported, and goes with the last writes.
         await self._connections.close_all(close_codes.RESTART, "the server is stopping", timeout_s=1.0)
+        await self._check_actors()  # their answers come after the mail before: the reports are with the writer now
         await asyncio.to_thread(self._writer.close, timeout_s=WRITER_CLOSE_S)
         await asyncio.to_thread(self._reader.close)
         self._system.shutdown()
