@@ -5,7 +5,8 @@ was missed by a push.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Any, Final, assert_never
@@ -60,6 +61,14 @@ RETRY_READ_S: Final = 0.5
 POLL_HEADS = "poll heads"
 
 
+@dataclass(slots=True)
+class _Attachment:
+    """A connection: since when it is here, and which sessions it gets."""
+
+    asked_at: datetime
+    session_keys: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True)
 class _Page:
     """A read of the outbox for one subscriber."""
@@ -77,7 +86,7 @@ class DeliveryActor(BaseActor):
     def __init__(self) -> None:
         super().__init__()
         self._routes: dict[str, Route] = {}
-        self._connections: dict[str, set[str]] = {}  # connection id -> keys of its sessions
+        self._connections: dict[str, _Attachment] = {}
         self._unattended: dict[str, float] = {}  # session key -> when its last connection went
         self._poll_failed = False
 
@@ -88,9 +97,9 @@ class DeliveryActor(BaseActor):
 
     def receiveMsg_AttachConnection(self, message: AttachConnection, _sender: ActorAddress) -> None:  # noqa: N802
         """Read what the sessions have undelivered; effects that are committed meanwhile are kept."""
-        known = self._connections.setdefault(message.connection_id, set())
-        fresh = tuple(key for key in message.session_keys if key not in known)
-        known.update(fresh)
+        attachment = self._connections.setdefault(message.connection_id, _Attachment(message.asked_at))
+        fresh = tuple(key for key in message.session_keys if key not in attachment.session_keys)
+        attachment.session_keys.update(fresh)
         for session_key in fresh:
             self._unattended.pop(session_key, None)
             self._routes.setdefault(session_key, Route(session_key=session_key))
@@ -116,7 +125,8 @@ class DeliveryActor(BaseActor):
 
     def receiveMsg_DetachConnection(self, message: DetachConnection, _sender: ActorAddress) -> None:  # noqa: N802
         """Forget a connection; its sessions' routes go a little later."""
-        for session_key in self._connections.pop(message.connection_id, ()):
+        attachment = self._connections.pop(message.connection_id, None)
+        for session_key in attachment.session_keys if attachment is not None else ():
             self._step(session_key, partial(detach, connection_id=message.connection_id))
             if not self._routes[session_key].subscribers:
                 self._unattended[session_key] = self._services.clock()
@@ -173,8 +183,7 @@ class DeliveryActor(BaseActor):
     def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:  # noqa: N802
         """Poll, or try an attachment again."""
         if isinstance(message.payload, AttachConnection):
-            if message.payload.connection_id in self._connections:
-                self._read_backlog(message.payload.connection_id, message.payload.session_keys)
+            self._read_backlog(message.payload.connection_id, message.payload.session_keys)
         else:
             self._drop_unattended()
             self._poll_heads()
@@ -202,12 +211,13 @@ class DeliveryActor(BaseActor):
                     assert_never(command)
 
     def _read_backlog(self, connection_id: str, session_keys: tuple[str, ...]) -> None:
-        if not session_keys:
+        attachment = self._connections.get(connection_id)
+        if attachment is None or not session_keys:
             return
-        reads = self._services.reads
+        reads, asked_at = self._services.reads, attachment.asked_at
         reads.fetch(
-            AttachConnection(connection_id=connection_id, session_keys=session_keys),
-            partial(reads.outbox.read_backlog, session_keys, limit=PAGE_EFFECTS),
+            AttachConnection(connection_id=connection_id, session_keys=session_keys, asked_at=asked_at),
+            partial(reads.outbox.read_backlog, session_keys, limit=PAGE_EFFECTS, ended_before=asked_at),
             self.myAddress,
             lambda backlogs: BacklogRead(
                 connection_id=connection_id, session_keys=session_keys, backlogs=tuple(backlogs)
@@ -215,10 +225,18 @@ class DeliveryActor(BaseActor):
         )
 
     def _read_page(self, page: _Page) -> None:
-        reads = self._services.reads
+        reads, attachment = self._services.reads, self._connections.get(page.connection_id)
+        if attachment is None:
+            return
         reads.fetch(
             page,
-            partial(reads.outbox.read_undelivered, page.session_key, after=page.after, limit=PAGE_EFFECTS),
+            partial(
+                reads.outbox.read_undelivered,
+                page.session_key,
+                after=page.after,
+                limit=PAGE_EFFECTS,
+                ended_before=attachment.asked_at,
+            ),
             self.myAddress,
             lambda effects: OutboxPageRead(
                 connection_id=page.connection_id,

@@ -8,6 +8,7 @@ Thespian dispatches by bare class name, so the names are unique in the project. 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -55,10 +56,15 @@ class SubmitCancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttachConnection:
-    """The edge -> DeliveryActor: send these sessions' effects to this connection, undelivered ones first."""
+    """The edge -> DeliveryActor: send these sessions' effects to this connection, undelivered ones first.
+
+    Attributes:
+        asked_at: When. Of a turn that ended before, and of which nothing was delivered, the message alone is sent.
+    """
 
     connection_id: str
     session_keys: tuple[str, ...]
+    asked_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

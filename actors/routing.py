@@ -41,6 +41,7 @@ class Subscriber:
         untaken_bytes: About what was sent and not taken.
         buffer: While reading, what was committed meanwhile, without a gap; empty once it has overflowed.
         reported_seq: The last effect that was reported as executing, because its socket was slow to take it.
+        polled_head: The head that the last look found it behind; behind it still at the next one, it was missed.
     """
 
     cursor: int
@@ -50,6 +51,7 @@ class Subscriber:
     untaken_bytes: int = 0
     buffer: tuple[OutboxEffect, ...] = ()
     reported_seq: int = 0
+    polled_head: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +173,17 @@ def take(route: Route, connection_id: str, seq: int) -> Step:
 
 
 def notice_head(route: Route, head: int) -> Step:
-    """Compare with what the database has: whoever is behind without a reason reads; whoever is slow is reported."""
+    """Compare with what the database has: whoever is behind without a reason reads; whoever is slow is reported.
+
+    The head may be ahead of commits whose effects are on their way here. So a live subscriber is behind for good only
+    if it still has not what the look before has found.
+    """
     route = replace(route, head=max(route.head, head))
     commands: list[Command] = []
     for connection_id, subscriber in list(route.subscribers.items()):
-        # A live subscriber is behind only by what was committed since the heads were read, or by what nobody pushed.
-        if subscriber.cursor < head and not subscriber.is_reading and subscriber.taken == subscriber.cursor:
+        was_missed = subscriber.cursor < (subscriber.polled_head if subscriber.is_live else head)
+        subscriber = replace(subscriber, polled_head=head)
+        if was_missed and not subscriber.is_reading and subscriber.taken == subscriber.cursor:
             subscriber = replace(subscriber, is_live=False, is_reading=True, buffer=())
             commands.append(ReadOutbox(connection_id=connection_id, after=subscriber.cursor))
         low = max(subscriber.taken, subscriber.reported_seq, route.completed)

@@ -1,5 +1,6 @@
 """The HTTP application: the WebSocket endpoint and the health checks."""
 
+import ipaddress
 import logging
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -14,8 +15,6 @@ log = logging.getLogger(__name__)
 PING_INTERVAL_S: Final = 25
 PING_TIMEOUT_S: Final = 8
 
-LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
 
 def require_local_host(handler: RequestHandler) -> None:
     """Refuse requests that name another host.
@@ -23,9 +22,17 @@ def require_local_host(handler: RequestHandler) -> None:
     Without authentication the server trusts whoever can reach the loopback address. A web page from elsewhere can, if
     it makes its own name resolve to it (DNS rebinding); but then the request carries that name.
     """
-    host = urlsplit(f"//{handler.request.host}").hostname or ""
-    if host not in LOOPBACK_HOSTS and not host.startswith("127."):
+    if not names_loopback(handler.request.host):
         raise HTTPError(421, reason="Misdirected Request")
+
+
+def names_loopback(host: str) -> bool:
+    """Tell whether a Host header names this machine's loopback: `localhost` or an address, with or without a port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 class LocalSocket(ChatSocket):

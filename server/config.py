@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from storage.database import is_connection_uri
 from storage.embedded import default_data_dir
 
 
@@ -98,10 +99,16 @@ def loopback_address(text: str) -> str:
 
 def database_url(text: str) -> str:
     """Parse a PostgreSQL connection URI."""
-    parts = urlsplit(text)
-    if parts.scheme not in {"postgresql", "postgres"}:
-        raise ValueError("expected postgresql://user:password@host:port/database")
-    return "postgresql" + text[len(parts.scheme) :]
+    expected = "expected postgresql://user:password@host:port/database, with %-escapes for special characters"
+    try:
+        parts = urlsplit(text)
+        is_usable = parts.scheme in {"postgresql", "postgres"} and parts.port != 0 and not parts.fragment
+        url = "postgresql" + text[len(parts.scheme) :]
+    except ValueError:  # a port that is no number: the password may hold a slash
+        is_usable, url = False, ""
+    if not is_usable or not is_connection_uri(url):
+        raise ValueError(expected) from None
+    return url
 
 
 def path(text: str) -> Path:

@@ -155,7 +155,10 @@ class Node:
         """Send sessions' effects to a connection, undelivered ones first."""
         self._connections.add(connection)
         self._system.tell(
-            self._delivery, AttachConnection(connection_id=connection.connection_id, session_keys=session_keys)
+            self._delivery,
+            AttachConnection(
+                connection_id=connection.connection_id, session_keys=session_keys, asked_at=datetime.now(UTC)
+            ),
         )
 
     def detach(self, connection: Connection) -> None:

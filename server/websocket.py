@@ -3,10 +3,12 @@
 Nothing is decided here: a frame is checked (`server.frames`), and becomes a message to the SessionDirector.
 """
 
+import asyncio
 import logging
 import uuid
 from typing import Any, Final
 
+from tornado.ioloop import IOLoop
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
@@ -36,8 +38,48 @@ MAX_REASON_BYTES: Final = 123
 """RFC 6455, section 5.5: a control frame's payload is at most 125 bytes, two of which are the code."""
 
 
+LINGER_S: Final = 2.0
+"""How long a client that sends too much may go on sending into the void, before its connection is torn down."""
+
+
 class TolerantProtocol(WebSocketProtocol13):
-    """Tornado's protocol, which hands text that is not UTF-8 to the handler instead of dropping the connection."""
+    """Tornado's protocol, kinder to clients in two ways.
+
+    Text that is not UTF-8 goes to the handler, which answers it, instead of dropping the connection. And a frame over
+    `HARD_FRAME_BYTES` is answered with 1009 that arrives: tearing the connection down with bytes unread would have
+    the operating system reset it, and the close frame be lost.
+    """
+
+    _is_too_big = False
+    _is_lingering = False
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """Begin the closing handshake."""
+        self._is_too_big = self._is_too_big or code == close_codes.TOO_BIG
+        super().close(code, reason)
+
+    def _abort(self) -> None:
+        if self._is_lingering:
+            return
+        if self._is_too_big and not self.stream.closed():
+            self.client_terminated = True
+            self._is_too_big = False
+            self._is_lingering = True
+            IOLoop.current().spawn_callback(self._linger)
+        else:
+            super()._abort()
+
+    async def _linger(self) -> None:
+        """Read and drop what the client still sends, until it closes or the time is over."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while True:
+                    await self.stream.read_bytes(HARD_FRAME_BYTES, partial=True)
+        except (StreamClosedError, TimeoutError):
+            pass
+        finally:
+            self._is_lingering = False
+            super()._abort()
 
     def _handle_message(self, opcode: int, data: bytes) -> Any:
         if opcode == 0x1 and not self.client_terminated and not self._frame_compressed:
@@ -175,8 +217,13 @@ class ChatSocket(WebSocketHandler):
             self._node.detach(self._connection)
 
     async def write_text(self, text: str) -> None:
-        """Write one frame; returns once the operating system has taken it."""
+        """Write one frame; returns once the operating system has taken it, without a pause if it does so at once.
+
+        A pause would let a close in between, and the frame, though taken, would be sent again on the next connection.
+        """
         try:
-            await self.write_message(text)
+            written = self.write_message(text)
+            if self.ws_connection is None or self.ws_connection.stream.writing():
+                await written
         except (WebSocketClosedError, StreamClosedError) as error:
             raise SocketClosed from error

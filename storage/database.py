@@ -7,8 +7,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import peewee
+import psycopg2
 from playhouse.migrations import Runner
 from playhouse.pool import PooledPostgresqlDatabase
+from psycopg2.extensions import parse_dsn
 
 from storage.errors import DatabaseUnavailable, SchemaError
 
@@ -78,6 +80,15 @@ def describe_error(error: BaseException) -> str:
     """Return the first line of the driver's words: the later ones may quote data."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def is_connection_uri(text: str) -> bool:
+    """Tell whether libpq understands `text` as a connection URI."""
+    try:
+        parse_dsn(text)
+    except psycopg2.ProgrammingError:
+        return False
+    return True
 
 
 def describe_dsn(dsn: str) -> str:

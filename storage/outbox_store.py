@@ -1,7 +1,7 @@
 """The outbox: effects on their way to clients."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 import peewee
@@ -71,7 +71,7 @@ WHERE sessions.delivered_effect_seq < sessions.last_effect_seq
 # passed a part keeps its tokens: somebody has seen its beginning, and goes on from there.
 UNDELIVERED = """
 WITH beyond AS (
-    SELECT seq, payload, payload->>'type' AS kind, (payload->>'eventSeq')::bigint AS event_seq
+    SELECT seq, payload, created_at, payload->>'type' AS kind, (payload->>'eventSeq')::bigint AS event_seq
     FROM effects WHERE session_key = %s AND seq > %s
 ), begun AS (
     SELECT (payload->>'eventSeq')::bigint AS event_seq FROM effects WHERE session_key = %s AND seq = %s
@@ -79,7 +79,7 @@ WITH beyond AS (
 SELECT seq, payload FROM beyond
 WHERE NOT (
     kind IN ('token', 'restarted')
-    AND event_seq IN (SELECT event_seq FROM beyond WHERE kind = 'message')
+    AND event_seq IN (SELECT event_seq FROM beyond WHERE kind = 'message' AND created_at < %s)
     AND event_seq NOT IN (SELECT event_seq FROM begun))
 ORDER BY seq
 LIMIT %s
@@ -150,12 +150,15 @@ class OutboxStore:
         """
         self._database.execute_sql(RELEASE_ABANDONED, (now,))
 
-    def read_backlog(self, session_keys: Iterable[str], *, limit: int) -> list[OutboxBacklog]:
+    def read_backlog(
+        self, session_keys: Iterable[str], *, limit: int, ended_before: datetime | None = None
+    ) -> list[OutboxBacklog]:
         """Return what each of the sessions has undelivered; sessions that do not exist are missing.
 
         Args:
             session_keys: Whose.
             limit: How many effects at most for each session.
+            ended_before: As in `read_undelivered`.
         """
         query = (
             Session.select(Session.session_key, Session.delivered_effect_seq, Session.last_effect_seq)
@@ -169,18 +172,27 @@ class OutboxStore:
                 head_seq=head_seq,
                 effects=()
                 if delivered_seq == head_seq
-                else self.read_undelivered(session_key, after=delivered_seq, limit=limit),
+                else self.read_undelivered(session_key, after=delivered_seq, limit=limit, ended_before=ended_before),
             )
             for session_key, delivered_seq, head_seq in list(query.bind(self._database))
         ]
 
-    def read_undelivered(self, session_key: str, *, after: int, limit: int) -> tuple[OutboxEffect, ...]:
+    def read_undelivered(
+        self, session_key: str, *, after: int, limit: int, ended_before: datetime | None = None
+    ) -> tuple[OutboxEffect, ...]:
         """Return effects above `after`, a whole finished turn as its message alone.
+
+        Args:
+            session_key: Whose.
+            after: The last effect that is not wanted.
+            limit: How many at most.
+            ended_before: Only turns that ended before this time are so shortened; None for all that have ended.
 
         Returns:
             At most `limit` effects, `seq` ascending; each stands for the effects from the one before it.
         """
-        rows = self._database.execute_sql(UNDELIVERED, (session_key, after, session_key, after, limit))
+        until = ended_before or datetime.max.replace(tzinfo=UTC)
+        rows = self._database.execute_sql(UNDELIVERED, (session_key, after, session_key, after, until, limit))
         effects = []
         for seq, payload in rows:
             effects.append(OutboxEffect(seq=seq, from_seq=after + 1, payload=payload))

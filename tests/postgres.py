@@ -1,18 +1,20 @@
 """What tests on PostgreSQL share: databases of their own, a writer that remembers its reports, conversations to write.
 
 server (embedded, or the one that CALLBOARD_TEST_DATABASE_URL names)
-  └── template, migrated once ──CREATE DATABASE ... TEMPLATE──> one database per test, dropped after it
+  └── template, migrated once ──CREATE DATABASE ... TEMPLATE──> one database per test, dropped soon after it
 """
 
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
+import psycopg2.extras
 
 from actors.agents.protocol import TokenUsage
 from actors.effect_frames import make_cancelled, make_error, make_message, make_restarted, make_token
@@ -41,6 +43,9 @@ Frame = Mapping[str, Any]
 Query = Callable[..., list[tuple[Any, ...]]]
 """Runs a statement, with parameters if any, in a transaction of its own; returns its rows."""
 
+KEPT_DATABASES = 4
+"""How many databases of finished tests wait to be dropped."""
+
 UNREACHABLE_DSN = "postgresql://callboard@127.0.0.1:1/callboard"
 """Refuses connections at once: nothing listens on port 1."""
 
@@ -68,6 +73,7 @@ def open_query(dsn: str) -> Iterator[Query]:
     """Hold a connection of one's own, in autocommit mode."""
     with closing(psycopg2.connect(dsn, application_name="test")) as connection:
         connection.autocommit = True
+        psycopg2.extras.register_uuid(conn_or_curs=connection)
 
         def query(statement: str, *parameters: object) -> list[tuple[Any, ...]]:
             with connection.cursor() as cursor:
@@ -88,6 +94,7 @@ class TestDatabases:
         self._prefix = f"callboard_test_{uuid.uuid4().hex[:12]}"
         self._count = 0
         self._template: str | None = None
+        self._finished: deque[str] = deque()
 
     @contextmanager
     def make_empty(self) -> Iterator[str]:
@@ -106,10 +113,12 @@ class TestDatabases:
         with self._make(self._template) as dsn:
             yield dsn
 
-    def drop_template(self) -> None:
+    def drop_all(self) -> None:
         """Drop what is left in the end."""
+        while self._finished:
+            self._drop(self._finished.popleft())
         if self._template is not None:
-            self._query(f'DROP DATABASE "{self._template}" WITH (FORCE)')
+            self._drop(self._template)
 
     @contextmanager
     def _make(self, template: str) -> Iterator[str]:
@@ -119,7 +128,13 @@ class TestDatabases:
         try:
             yield with_database(self._dsn, name)
         finally:
-            self._query(f'DROP DATABASE "{name}" WITH (FORCE)')
+            # The database of a test before goes: PostgreSQL waits 100 ms for backends that are still about to end.
+            self._finished.append(name)
+            if len(self._finished) > KEPT_DATABASES:
+                self._drop(self._finished.popleft())
+
+    def _drop(self, name: str) -> None:
+        self._query(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 # Writing

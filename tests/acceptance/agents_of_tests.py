@@ -17,14 +17,15 @@ class MisbehavingAgent:
         self._misbehave = getattr(self, how)
 
     def stream_chat(self, turn: Turn) -> AsyncIterator[Any]:
-        return self._misbehave(turn) if turn.text.startswith(MISBEHAVE) else self.behave(turn)  # type: ignore[no-any-return]
+        return self._misbehave(turn) if turn.text.startswith(MISBEHAVE) else self.behave(turn)
 
     async def behave(self, turn: Turn) -> AsyncIterator[Any]:
         yield Token(text=f"heard {turn.text}")
         yield Final(checkpoint={"heard": turn.text})
 
     async def raise_at_once(self, turn: Turn) -> AsyncIterator[Any]:
-        raise RuntimeError(f"about {turn.text}")
+        if turn.text:
+            raise RuntimeError(f"about {turn.text}")
         yield
 
     async def raise_midway(self, turn: Turn) -> AsyncIterator[Any]:
@@ -32,15 +33,13 @@ class MisbehavingAgent:
         raise RuntimeError(f"about {turn.text}")
 
     async def raise_agent_error(self, turn: Turn) -> AsyncIterator[Any]:
-        raise AgentError("the model is busy", retryable=True)
-        yield
-
-    async def raise_system_exit(self, turn: Turn) -> AsyncIterator[Any]:
-        raise SystemExit(3)
+        if turn.text:
+            raise AgentError("the model is busy", retryable=True)
         yield
 
     async def raise_cancelled(self, turn: Turn) -> AsyncIterator[Any]:
-        raise asyncio.CancelledError
+        if turn.text:
+            raise asyncio.CancelledError
         yield
 
     async def hang(self, turn: Turn) -> AsyncIterator[Any]:
@@ -92,10 +91,6 @@ class MisbehavingAgent:
         yield Token(text="so far")
         yield Final(checkpoint={"a": "b\0c"})
 
-    async def keep_nan(self, turn: Turn) -> AsyncIterator[Any]:
-        yield Token(text="so far")
-        yield Final(checkpoint={"a": float("nan"), "b": 10**400})
-
     async def return_no_stream(self, turn: Turn) -> Any:
         return Token(text="not streamed")
 
@@ -116,3 +111,12 @@ class FloodAgent:
         amount = json.loads(turn.text)
         for _ in range(amount["tokens"]):
             yield Token(text="x" * amount["chars"])
+
+
+class ExitingAgent:
+    """Calls what ends a process."""
+
+    async def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:
+        if turn.text == MISBEHAVE:
+            raise SystemExit(3)
+        yield Token(text="still here")

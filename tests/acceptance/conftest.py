@@ -16,7 +16,7 @@ MISBEHAVIOURS = [
     if not name.startswith("_") and name not in {"behave", "stream_chat"}
 ]
 KINDS = ("eliza", "echo", "metronome")
-FACTORIES = {"hang-once": "HangOnceAgent", "flood": "FloodAgent"}
+FACTORIES = {"hang-once": "HangOnceAgent", "flood": "FloodAgent", "exit": "ExitingAgent"}
 
 _thread_numbers = count(1)
 
@@ -40,18 +40,27 @@ def agents_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path) -> Iterator[ServerProcess]:
     """The server that most tests share; it logs all that there is, as JSON."""
     servers = Servers(tmp_path_factory.mktemp("shared"))
-    environ = {"CALLBOARD_AGENTS": str(agents_file), "LOG_LEVEL": "DEBUG", "LOG_FORMAT": "json"}
-    yield servers.start("--shutdown-grace-s", "0.5", **environ)
+    options = ["--shutdown-grace-s", "0.5", "--log-level", "debug"]
+    yield servers.start(*options, CALLBOARD_AGENTS=str(agents_file), LOG_FORMAT="json")
     servers.stop_all()
 
 
 @pytest.fixture(scope="session")
 def impatient_server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path) -> Iterator[ServerProcess]:
-    """A server whose turns end after half a second, whose sessions leave memory at once, and that merges no tokens."""
+    """A server whose turns end after half a second, whose sessions leave memory at once, and that polls always."""
     servers = Servers(tmp_path_factory.mktemp("impatient"))
     options = ["--turn-timeout-s", "0.5", "--session-idle-s", "0.05", "--shutdown-grace-s", "0.5"]
-    yield servers.start("--agents", str(agents_file), *options, COALESCE_TOKENS="0", LOG_LEVEL="DEBUG")
+    environ = {"EFFECT_POLL_INTERVAL_MS": "10", "COALESCE_TOKENS": "0", "LOG_LEVEL": "DEBUG"}
+    yield servers.start("--agents", str(agents_file), *options, data_dir=None, **environ)
     servers.stop_all()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory that a module's tests hand on: the first to start a server on it has it made."""
+    path = tmp_path_factory.mktemp("handed-on")
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,11 +22,11 @@ LISTENING = re.compile(r"Callboard listening on (http://127\.0\.0\.1:([0-9]+))\n
 COMPLAINT = re.compile(r"Traceback|\bERROR\b|\bCRITICAL\b|never retrieved|never awaited")
 
 
-def wait_until(predicate: Callable[[], object], timeout_s: float = 10.0) -> None:
+def wait_until(predicate: Callable[[], object], timeout_s: float = 10.0, every_s: float = 0.02) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not predicate():
         assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def make_environment(**variables: str) -> dict[str, str]:
@@ -48,8 +49,9 @@ class Database:
 
     def count_rows(self, session_key: str) -> dict[str, int]:
         tables = ("events", "effects", "checkpoints", "turns", "sessions")
-        count = "SELECT count(*) FROM {} WHERE session_key = %s"
-        return {table: self.query(count.format(table), session_key)[0][0] for table in tables}
+        counts = [f"(SELECT count(*) FROM {table} WHERE session_key = %s)" for table in tables]
+        rows = self.query(f"SELECT {', '.join(counts)}", *[session_key] * len(tables))
+        return dict(zip(tables, rows[0], strict=True))
 
     def has_processed(self, session_key: str, event_seq: int) -> bool:
         found = self.query("SELECT processed_event_seq FROM sessions WHERE session_key = %s", session_key)
@@ -111,17 +113,17 @@ def _is_alive(pid: int) -> bool:
 
 
 class ServerProcess:
-    """One `callboard serve`.
+    """One `callboard serve`, from its start; where it listens is known after `wait_until_listening`.
 
     Attributes:
-        started_in_s: From the command to the line that says it listens.
-        url: As that line has it.
+        url, port: As the line on standard output has them.
+        started_in_s: From the command to that line.
     """
 
     def __init__(self, data_dir: Path, log: Path, *options: str, environ: Mapping[str, str]) -> None:
         self.data = DataDir(data_dir)
         self.log = log
-        started_at_s = time.monotonic()
+        self._began_at_s = time.monotonic()
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [CALLBOARD, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
@@ -133,34 +135,31 @@ class ServerProcess:
                 env=make_environment(**environ),
                 start_new_session=True,  # a Ctrl-C at the tests' terminal is the tests'
             )
-        try:
-            self.url, self.port = self._read_address()
-        except BaseException:
-            self.kill()
-            raise
-        self.started_in_s = time.monotonic() - started_at_s
 
-    def _read_address(self) -> tuple[str, int]:
+    def wait_until_listening(self) -> None:
+        """Read the one line on standard output."""
         assert self.process.stdout is not None
         readable = select.select([self.process.stdout], [], [], START_TIMEOUT_S)[0]
         line = self.process.stdout.readline() if readable else ""
         match = LISTENING.fullmatch(line)
         assert match is not None, f"the server said {line!r} on standard output, and logged:\n{self.read_log()}"
-        return match[1], int(match[2])
+        self.url, self.port = match[1], int(match[2])
+        self.started_in_s = time.monotonic() - self._began_at_s
 
     @property
     def database(self) -> Database:
         return self.data.connect()
-
-    @property
-    def is_running(self) -> bool:
-        return self.process.poll() is None
 
     def read_log(self) -> str:
         return self.log.read_text()
 
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    @property
+    def is_ended(self) -> bool:
+        """True once a test has seen the process's end."""
+        return self.process.stdout is None or self.process.stdout.closed
 
     def kill(self) -> None:
         self.process.kill()
@@ -189,14 +188,24 @@ class ServerProcess:
 
 
 class Servers:
-    """Starts servers, and stops those that a test leaves running."""
+    """Starts servers, and stops those that a test leaves running.
+
+    Args:
+        folder: For logs and data directories; the latter are removed in the end.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started: list[ServerProcess] = []
 
     def start(self, *options: str, data_dir: Path | None = None, **environ: str) -> ServerProcess:
-        """Start a server, by default on a fresh data directory."""
+        """Start a server, by default on a fresh data directory, and wait until it listens."""
+        server = self.begin(*options, data_dir=data_dir, **environ)
+        server.wait_until_listening()
+        return server
+
+    def begin(self, *options: str, data_dir: Path | None = None, **environ: str) -> ServerProcess:
+        """Start a server."""
         number = len(self._started) + 1
         log = self._folder / f"server-{number}.log"
         server = ServerProcess(data_dir or self._folder / f"data-{number}", log, *options, environ=environ)
@@ -206,9 +215,11 @@ class Servers:
     def stop_all(self) -> None:
         with contextlib.ExitStack() as stack:
             for data in {server.data.path: server.data for server in self._started}.values():
+                if data.path.parent == self._folder:
+                    stack.callback(shutil.rmtree, data.path, ignore_errors=True)
                 stack.callback(self._expect_no_postgres, data)
             for server in self._started:
-                if server.is_running:
+                if not server.is_ended:
                     stack.callback(server.stop)
 
     def _expect_no_postgres(self, data: DataDir) -> None:

@@ -27,7 +27,10 @@ def test_rows_are_contiguous_completed_and_with_checkpoint(server: ServerProcess
     assert {kind for _, kind, _ in effects} == {"send_message"}
     assert [frame for _, _, frame in effects] == ["token"] * (len(effects) - 1) + ["message"]
     checkpoints = database.query(
-        "SELECT event_seq, checkpoint_id IN (SELECT checkpoint_id FROM effects) FROM checkpoints WHERE session_key = %s",
+        """
+        SELECT event_seq, EXISTS (SELECT FROM effects WHERE effects.checkpoint_id = checkpoints.checkpoint_id)
+        FROM checkpoints WHERE session_key = %s
+        """,
         key,
     )
     assert checkpoints == [(1, True)]
@@ -107,7 +110,7 @@ def test_session_that_left_memory_goes_on(impatient_server: ServerProcess, threa
             asked += 1
             return bool(database.query("SELECT epoch > 2 FROM sessions WHERE session_key = %s", key)[0][0])
 
-        wait_until(was_claimed_again)
+        wait_until(was_claimed_again, every_s=0.2)  # beyond the time after which it leaves
 
     wait_until(lambda: not database.find_flawed_sessions(key))
     latest = "SELECT state FROM checkpoints WHERE session_key = %s ORDER BY event_seq DESC LIMIT 1"

@@ -1,0 +1,115 @@
+"""Events and turns as they are stored and found again."""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from playhouse.pool import PooledPostgresqlDatabase
+
+from storage.event_store import EventStore
+from storage.records import SessionWrite, TurnEnd, TurnStart, TurnStatus
+from tests.postgres import Conversation, Query, RecordingWriter, make_cancel, make_user_message
+
+EARLY = datetime(2030, 1, 2, tzinfo=UTC)
+LATE = datetime(2030, 1, 3, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(database: PooledPostgresqlDatabase) -> EventStore:
+    return EventStore(database)
+
+
+def make_turns(*, starts: tuple[TurnStart, ...] = (), ends: tuple[TurnEnd, ...] = ()) -> SessionWrite:
+    """Make a write that the statements on turns take their rows from."""
+    return SessionWrite(
+        session_key="ann:eliza:t1",
+        epoch=1,
+        base_event_seq=0,
+        base_effect_seq=0,
+        processed_event_seq=0,
+        turn_starts=starts,
+        turn_ends=ends,
+    )
+
+
+def test_requests_are_found_by_session_and_id(
+    store: EventStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    other = Conversation(writer, "ann:eliza:t2")
+    other.claim()
+    mine, theirs = conversation.say("mine", request_id="r1"), other.say("theirs", request_id="r1")
+    cancel = make_cancel(2, "r1")
+    conversation.commit(conversation.make_write(events=[cancel]))
+    wanted = [(conversation.key, "r1"), (conversation.key, "cancel r1"), (conversation.key, "r2"), (other.key, "r1")]
+    assert store.find_requests(wanted) == {
+        (conversation.key, "r1"): mine,
+        (conversation.key, "cancel r1"): cancel,
+        (other.key, "r1"): theirs,
+    }
+    assert store.find_requests([]) == {}
+
+
+def test_events_are_stored_if_all_of_them_are(store: EventStore, conversation: Conversation) -> None:
+    first, second = conversation.say(), conversation.say()
+    assert store.has_events([first.id, second.id])
+    assert store.has_events([])
+    assert not store.has_events([first.id, uuid4()])
+
+
+def test_unprocessed_events_come_in_order(
+    store: EventStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    other = Conversation(writer, "ann:eliza:t2")
+    other.claim()
+    said = [conversation.say(f"m{index}", request_id=f"r{index}") for index in range(12)]
+    theirs = other.say()
+    assert store.list_unprocessed({conversation.key: 3, other.key: 0}) == {
+        conversation.key: tuple(said[3:]),
+        other.key: (theirs,),
+    }
+    assert store.list_unprocessed({conversation.key: 12, "nobody:eliza:t1": 0}) == {}
+
+
+def test_attempts_are_counted_above_the_given_event(store: EventStore, conversation: Conversation) -> None:
+    for _ in range(3):
+        conversation.say()
+    starts = [TurnStart(event_seq=seq, attempt=attempt) for seq, attempt in ((2, 2), (2, 3), (3, 2))]
+    conversation.commit(conversation.make_write(turn_starts=starts))
+    assert store.count_attempts({conversation.key: 1}) == {conversation.key: {2: 3, 3: 2}}
+    assert store.count_attempts({conversation.key: 3}) == {}
+
+
+def test_started_turn_keeps_its_first_start(store: EventStore, query: Query) -> None:
+    turns = make_turns(starts=(TurnStart(event_seq=1, attempt=1),))
+    store.start_turns([turns], now=EARLY)
+    store.start_turns([turns], now=LATE)
+    assert query("SELECT status, started_at, finished_at FROM turns") == [("running", EARLY, None)]
+
+
+def test_ended_turn_keeps_its_first_outcome(store: EventStore, query: Query) -> None:
+    end = TurnEnd(event_seq=1, attempt=1, status=TurnStatus.FAILED, error="deadline passed", latency_ms=7)
+    store.start_turns([make_turns(starts=(TurnStart(event_seq=1, attempt=1),))], now=EARLY)
+    store.end_turns([make_turns(ends=(end,))], now=LATE)
+    store.end_turns([make_turns(ends=(TurnEnd(event_seq=1, attempt=1, status=TurnStatus.COMPLETED),))], now=LATE)
+    store.start_turns([make_turns(starts=(TurnStart(event_seq=1, attempt=1),))], now=LATE)
+    assert query("SELECT * FROM turns") == [
+        ("ann:eliza:t1", 1, 1, "failed", "deadline passed", 7, None, EARLY, LATE),
+    ]
+
+
+def test_turn_that_never_began_can_end(store: EventStore, query: Query) -> None:
+    end = TurnEnd(event_seq=1, attempt=1, status=TurnStatus.CANCELLED, latency_ms=0)
+    store.end_turns([make_turns(ends=(end,))], now=EARLY)
+    assert query("SELECT status, started_at, finished_at FROM turns") == [("cancelled", EARLY, EARLY)]
+
+
+def test_attempts_of_a_turn_end_apart(store: EventStore, query: Query) -> None:
+    store.start_turns([make_turns(starts=tuple(TurnStart(event_seq=1, attempt=n) for n in (1, 2)))], now=EARLY)
+    store.end_turns([make_turns(ends=(TurnEnd(event_seq=1, attempt=2, status=TurnStatus.COMPLETED),))], now=LATE)
+    assert query("SELECT attempt, status FROM turns ORDER BY attempt") == [(1, "running"), (2, "completed")]
+
+
+def test_events_of_one_transaction_keep_their_order(store: EventStore, conversation: Conversation) -> None:
+    events = [make_user_message(seq, f"m{seq}") for seq in range(1, 40)]
+    conversation.commit(conversation.make_write(events=events))
+    assert store.list_unprocessed({conversation.key: 0}) == {conversation.key: tuple(events)}

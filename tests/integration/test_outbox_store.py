@@ -1,0 +1,291 @@
+"""The outbox's reads: what a connection gets that was away, and what operators and the safety net see."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pytest
+from playhouse.pool import PooledPostgresqlDatabase
+
+from storage.outbox_store import OutboxStore
+from storage.records import EffectStatus, EffectType, OutboxBacklog, OutboxEffect, TurnStart, TurnStatus
+from tests.postgres import (
+    Conversation,
+    Frame,
+    Query,
+    RecordingWriter,
+    cancelled,
+    error,
+    message,
+    restarted,
+    token,
+)
+
+NOW = datetime(2030, 1, 2, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(database: PooledPostgresqlDatabase) -> OutboxStore:
+    return OutboxStore(database)
+
+
+Interval = tuple[int, int, str]
+
+
+def describe(effects: Sequence[OutboxEffect]) -> list[Interval]:
+    """Return each effect's interval and kind."""
+    return [(effect.from_seq, effect.seq, effect.payload["type"]) for effect in effects]
+
+
+def read(
+    store: OutboxStore, conversation: Conversation, after: int = 0, limit: int = 100
+) -> list[tuple[int, int, str]]:
+    return describe(store.read_undelivered(conversation.key, after=after, limit=limit))
+
+
+def deliver(writer: RecordingWriter, conversation: Conversation, to_seq: int) -> None:
+    writer.deliver(conversation.delivery(1, to_seq, EffectStatus.COMPLETED))
+
+
+# What is undelivered
+
+
+def test_finished_turn_comes_as_its_message_alone(store: OutboxStore, conversation: Conversation) -> None:
+    event = conversation.exchange("a", "b", "c")
+    assert store.read_undelivered(conversation.key, after=0, limit=100) == (
+        OutboxEffect(seq=4, from_seq=1, payload=message(event.seq, "abc")),
+    )
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_partly_delivered_turn_keeps_the_rest_of_its_tokens(
+    after: int, store: OutboxStore, conversation: Conversation
+) -> None:
+    conversation.exchange("a", "b", "c")
+    rest = [(seq, seq, "token") for seq in range(after + 1, 4)]
+    assert read(store, conversation, after) == [*rest, (4, 4, "message")]
+
+
+def test_unfinished_turn_keeps_its_tokens(store: OutboxStore, conversation: Conversation) -> None:
+    conversation.say()
+    conversation.answer(token(1, "a"), token(1, "b"))
+    assert read(store, conversation) == [(1, 1, "token"), (2, 2, "token")]
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [(cancelled(1), TurnStatus.CANCELLED), (error(1), TurnStatus.FAILED)], ids=["cancelled", "error"]
+)
+def test_turn_without_a_message_keeps_its_tokens(
+    end: Frame, status: TurnStatus, store: OutboxStore, conversation: Conversation
+) -> None:
+    event = conversation.say()
+    conversation.answer(token(1, "a"), token(1, "b"), end, ends=event, status=status)
+    assert read(store, conversation) == [(1, 1, "token"), (2, 2, "token"), (3, 3, end["type"])]
+
+
+def test_each_of_several_turns_is_judged_by_itself(store: OutboxStore, conversation: Conversation) -> None:
+    conversation.exchange("a", "b")  # 1-3
+    conversation.exchange("c")  # 4-5
+    event = conversation.say()
+    conversation.answer(token(3, "d"), cancelled(3), ends=event, status=TurnStatus.CANCELLED)  # 6-7
+    conversation.exchange("e", "f")  # 8-10
+    conversation.say()
+    conversation.answer(token(5, "g"))  # 11
+    finished = [(4, 5, "message"), (6, 6, "token"), (7, 7, "cancelled"), (8, 10, "message"), (11, 11, "token")]
+    assert read(store, conversation) == [(1, 3, "message"), *finished]
+    assert read(store, conversation, 2) == [(3, 3, "message"), *finished]
+    assert read(store, conversation, 3) == finished
+
+
+def test_cursor_between_turns_spares_the_next_one_its_tokens(store: OutboxStore, conversation: Conversation) -> None:
+    conversation.exchange("a")
+    conversation.exchange("b", "c")
+    assert read(store, conversation, 2) == [(3, 5, "message")]
+
+
+def test_restarted_turn_comes_as_its_message_alone(store: OutboxStore, conversation: Conversation) -> None:
+    event = conversation.say()
+    conversation.answer(token(1, "lost"))
+    conversation.commit(conversation.make_write(turn_starts=[TurnStart(event_seq=1, attempt=2)]))
+    conversation.answer(restarted(1), token(1, "a", attempt=2), message(1, "a", attempt=2), ends=event)
+    assert read(store, conversation) == [(1, 4, "message")]
+
+
+def test_partly_delivered_restarted_turn_keeps_the_restart(store: OutboxStore, conversation: Conversation) -> None:
+    event = conversation.say()
+    conversation.answer(token(1, "lost"))
+    conversation.answer(restarted(1), token(1, "a", attempt=2), message(1, "a", attempt=2), ends=event)
+    assert read(store, conversation, 1) == [(2, 2, "restarted"), (3, 3, "token"), (4, 4, "message")]
+
+
+def test_nothing_is_left_at_the_head_and_beyond(store: OutboxStore, conversation: Conversation) -> None:
+    conversation.exchange("a")
+    assert read(store, conversation, 2) == []
+    assert read(store, conversation, 99) == []
+    assert store.read_undelivered("nobody:eliza:t1", after=0, limit=100) == ()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+def test_pages_join_without_gap_or_repetition(limit: int, store: OutboxStore, conversation: Conversation) -> None:
+    conversation.exchange("a", "b")
+    event = conversation.say()
+    tokens = [token(2, f"w{index}") for index in range(10)]
+    conversation.answer(*tokens, error(2), ends=event, status=TurnStatus.FAILED)
+    conversation.exchange("c", "d")
+    whole = store.read_undelivered(conversation.key, after=0, limit=100)
+    pages: list[OutboxEffect] = []
+    after = 0
+    while page := store.read_undelivered(conversation.key, after=after, limit=limit):
+        assert len(page) <= limit
+        pages += page
+        after = page[-1].seq
+    assert tuple(pages) == whole
+    assert [effect.from_seq for effect in whole] == [1, *(effect.seq + 1 for effect in whole[:-1])]
+
+
+def test_turn_that_ends_between_pages_keeps_its_tokens(store: OutboxStore, conversation: Conversation) -> None:
+    event = conversation.say()
+    conversation.answer(*(token(1, value) for value in "abcd"))
+    assert read(store, conversation, limit=2) == [(1, 1, "token"), (2, 2, "token")]
+    conversation.answer(message(1, "abcd"), ends=event)
+    assert read(store, conversation, 2) == [(3, 3, "token"), (4, 4, "token"), (5, 5, "message")]
+
+
+def test_other_sessions_stay_out(store: OutboxStore, writer: RecordingWriter, conversation: Conversation) -> None:
+    other = Conversation(writer, "ann:eliza:t10")
+    other.claim()
+    other.exchange("theirs")
+    conversation.exchange("mine")
+    [effect] = store.read_undelivered(conversation.key, after=0, limit=100)
+    assert effect.payload["message"] == "mine"
+
+
+# Backlogs and heads
+
+
+def test_backlog_begins_after_what_was_delivered(
+    store: OutboxStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    conversation.exchange("a")
+    conversation.exchange("b", "c")
+    deliver(writer, conversation, 2)
+    [backlog] = store.read_backlog([conversation.key], limit=100)
+    assert (backlog.session_key, backlog.delivered_seq, backlog.head_seq) == (conversation.key, 2, 5)
+    assert describe(backlog.effects) == [(3, 5, "message")]
+
+
+def test_backlog_of_a_delivered_session_is_empty(
+    store: OutboxStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    conversation.exchange("a")
+    deliver(writer, conversation, 2)
+    assert store.read_backlog([conversation.key], limit=100) == [
+        OutboxBacklog(session_key=conversation.key, delivered_seq=2, head_seq=2, effects=())
+    ]
+
+
+def test_backlog_holds_executing_effects_too(
+    store: OutboxStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    conversation.exchange("a")
+    writer.deliver(conversation.delivery(1, 2, EffectStatus.EXECUTING))
+    [backlog] = store.read_backlog([conversation.key], limit=100)
+    assert describe(backlog.effects) == [(1, 2, "message")]
+
+
+def test_backlogs_are_limited_each(store: OutboxStore, writer: RecordingWriter, conversation: Conversation) -> None:
+    other = Conversation(writer, "ann:eliza:t2")
+    other.claim()
+    empty = Conversation(writer, "ann:eliza:t3")
+    empty.claim()
+    for talk in (conversation, other):
+        talk.say()
+        talk.answer(*(token(1, value) for value in "abcde"))
+    keys = [other.key, "nobody:eliza:t1", conversation.key, empty.key]
+    found = {backlog.session_key: backlog for backlog in store.read_backlog(keys, limit=2)}
+    assert set(found) == {other.key, conversation.key, empty.key}
+    assert [len(found[key].effects) for key in (other.key, conversation.key, empty.key)] == [2, 2, 0]
+    assert [found[key].head_seq for key in (other.key, conversation.key, empty.key)] == [5, 5, 0]
+
+
+def test_heads_are_the_last_effects(store: OutboxStore, writer: RecordingWriter, conversation: Conversation) -> None:
+    empty = Conversation(writer, "ann:eliza:t2")
+    empty.claim()
+    conversation.exchange("a", "b")
+    assert store.read_heads([conversation.key, empty.key, "nobody:eliza:t1"]) == {conversation.key: 3, empty.key: 0}
+    assert store.read_heads([]) == {}
+
+
+def test_last_event_seqs_follow_the_last_effect(
+    store: OutboxStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    empty = Conversation(writer, "ann:eliza:t2")
+    empty.claim()
+    conversation.exchange("a")
+    conversation.say()
+    assert store.find_last_event_seqs([conversation.key, empty.key]) == {conversation.key: 1}
+    conversation.answer(token(2))
+    assert store.find_last_event_seqs([conversation.key]) == {conversation.key: 2}
+
+
+# Rows as they are
+
+
+def test_effects_are_listed_as_stored(store: OutboxStore, writer: RecordingWriter, conversation: Conversation) -> None:
+    conversation.say()
+    write = conversation.make_write(frames=[token(1, "a"), token(1, "b"), token(1, "c")])
+    conversation.commit(write)
+    deliver(writer, conversation, 2)
+    listed = store.list_effects(conversation.key, after=1, limit=100)
+    assert [(effect.id, effect.seq, effect.dedupe_key) for effect in listed] == [
+        (effect.id, effect.seq, effect.dedupe_key) for effect in write.effects[1:]
+    ]
+    assert [(effect.status, effect.attempt_count) for effect in listed] == [
+        (EffectStatus.COMPLETED, 1),
+        (EffectStatus.PENDING, 0),
+    ]
+    assert listed[0].payload == token(1, "b")
+    assert listed[0].session_key == conversation.key
+    assert listed[0].type is EffectType.SEND_MESSAGE
+    assert listed[0].checkpoint_id is None
+    assert listed[0].last_attempt_at is not None
+    assert listed[0].created_at.tzinfo is not None
+    assert store.list_effects(conversation.key, after=0, limit=1)[0].seq == 1
+
+
+def test_abandoned_effects_return_to_pending(
+    store: OutboxStore, query: Query, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    conversation.exchange("a", "b", "c")
+    conversation.say()
+    deliver(writer, conversation, 2)
+    writer.deliver(conversation.delivery(3, 3, EffectStatus.EXECUTING))
+    store.release_abandoned(now=NOW)
+    assert query("SELECT seq, status, updated_at = %s FROM effects ORDER BY seq", NOW) == [
+        (1, "completed", False),
+        (2, "completed", False),
+        (3, "pending", True),
+        (4, "pending", False),
+    ]
+    deliver(writer, conversation, 4)
+    assert query("SELECT DISTINCT status FROM effects") == [("completed",)]
+
+
+def test_failed_effects_are_final(
+    store: OutboxStore, query: Query, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    conversation.exchange("a")
+    query("UPDATE effects SET status = 'failed'")
+    for status in (EffectStatus.PENDING, EffectStatus.EXECUTING, EffectStatus.COMPLETED):
+        store.change_status([conversation.delivery(1, 2, status)], now=NOW)
+    store.release_abandoned(now=NOW)
+    assert query("SELECT DISTINCT status, attempt_count FROM effects") == [("failed", 0)]
+
+
+def test_all_or_nothing_of_dedupe_keys_counts_as_stored(store: OutboxStore, conversation: Conversation) -> None:
+    conversation.say()
+    write = conversation.make_write(frames=[token(1), token(1)])
+    conversation.commit(write)
+    stored = [effect.dedupe_key for effect in write.effects]
+    assert store.has_effects(stored)
+    assert store.has_effects([])
+    assert not store.has_effects([*stored, "another"])

@@ -1,0 +1,419 @@
+"""A session without PostgreSQL and without agents: storage in memory under the storage writer's guards, and a play on it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from actors.agents.protocol import TokenUsage
+from actors.messages import AgentFailed, AgentFinished, SubmitCancel, SubmitUserMessage, TokenProduced
+from actors.session_state import (
+    MAX_ATTEMPTS,
+    Accepted,
+    Command,
+    HoldAgent,
+    Leave,
+    Message,
+    Phase,
+    Publish,
+    RefuseRequest,
+    RunAgent,
+    RunningTurn,
+    SessionState,
+    StopAgent,
+    Submit,
+    TurnConcluded,
+    abandon,
+    halt,
+    step,
+)
+from storage.records import (
+    CheckpointRecord,
+    EffectRecord,
+    EventRecord,
+    EventType,
+    SessionClaimed,
+    SessionSnapshot,
+    SessionWrite,
+    TurnStatus,
+    WriteCommitted,
+    WriteDuplicated,
+    WriteFenced,
+    WriteRefused,
+    counterpart_request_id,
+)
+
+KEY = "ann:echo:main"
+TERMINAL = ("message", "cancelled", "error")
+
+WriteOutcome = WriteCommitted | WriteDuplicated | WriteFenced | WriteRefused
+
+
+@dataclass(slots=True)
+class StoredSession:
+    """One session's rows."""
+
+    epoch: int = 0
+    processed_event_seq: int = 0
+    events: list[EventRecord] = field(default_factory=list)
+    effects: list[EffectRecord] = field(default_factory=list)
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    turns: dict[tuple[int, int], TurnStatus] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Any:
+        """What the last finished turn left."""
+        return max(self.checkpoints, key=lambda kept: kept.event_seq).state if self.checkpoints else None
+
+    def claim(self) -> SessionClaimed:
+        self.epoch += 1
+        attempts: dict[int, int] = {}
+        for event_seq, attempt in self.turns:
+            if event_seq > self.processed_event_seq:
+                attempts[event_seq] = max(attempt, attempts.get(event_seq, 0))
+        unprocessed = tuple(self.events[self.processed_event_seq :])
+        return SessionClaimed(
+            snapshot=SessionSnapshot(
+                session_key=KEY,
+                epoch=self.epoch,
+                last_event_seq=len(self.events),
+                processed_event_seq=self.processed_event_seq,
+                last_effect_seq=len(self.effects),
+                unprocessed=unprocessed,
+                attempts=attempts,
+                shown_event_seq=self.effects[-1].payload["eventSeq"] if self.effects else 0,
+                checkpoint=self.checkpoint,
+                earlier=tuple(self._find_counterparts(self.events[self.processed_event_seq :])),
+            )
+        )
+
+    def _find_counterparts(self, events: list[EventRecord]) -> list[EventRecord]:
+        wanted = {counterpart_request_id(event) for event in events} - {None}
+        return [event for event in self.events if event.request_id in wanted]
+
+    def apply(self, write: SessionWrite) -> WriteOutcome:
+        duplicates, earlier = self._find_known(write)
+        if duplicates:
+            return WriteDuplicated(write=write, known=duplicates)
+        expected = (self.epoch, len(self.events), len(self.effects))
+        if (write.epoch, write.base_event_seq, write.base_effect_seq) != expected:
+            if self._has(write):
+                return WriteCommitted(write=write, earlier=earlier)
+            return WriteFenced(session_key=KEY)
+        violated = self._find_violation(write)
+        if violated is not None:
+            return WriteRefused(session_key=KEY, reason=violated)
+        self._insert(write)
+        return WriteCommitted(write=write, earlier=earlier)
+
+    def _find_known(self, write: SessionWrite) -> tuple[tuple[EventRecord, ...], tuple[EventRecord, ...]]:
+        own = {event.id for event in write.events}
+        stored = {event.request_id: event for event in self.events if event.request_id and event.id not in own}
+        duplicates = [stored[event.request_id] for event in write.events if event.request_id in stored]
+        earlier = [event for event in self._find_counterparts(write.events) if event.id not in own]
+        return tuple(duplicates), tuple(earlier)
+
+    def _find_counterparts(self, events: Sequence[EventRecord]) -> tuple[EventRecord, ...]:
+        stored = {event.request_id: event for event in self.events if event.request_id}
+        names = [counterpart_request_id(event) for event in events]
+        return tuple(stored[name] for name in names if name in stored)
+
+    def _has(self, write: SessionWrite) -> bool:
+        if not write.events and not write.effects:
+            return False
+        ids = {event.id for event in self.events}
+        keys = {effect.dedupe_key for effect in self.effects}
+        return all(event.id in ids for event in write.events) and all(
+            effect.dedupe_key in keys for effect in write.effects
+        )
+
+    def _find_violation(self, write: SessionWrite) -> str | None:
+        events, effects = [*self.events, *write.events], [*self.effects, *write.effects]
+        checkpoints = [*self.checkpoints, *([write.checkpoint] if write.checkpoint is not None else [])]
+        for name, values in (
+            ("events_pkey", [event.id for event in events]),
+            ("events_session_key_seq", [event.seq for event in events]),
+            ("events_session_key_request_id", [event.request_id for event in events if event.request_id]),
+            ("effects_pkey", [effect.id for effect in effects]),
+            ("effects_session_key_seq", [effect.seq for effect in effects]),
+            ("effects_dedupe_key", [effect.dedupe_key for effect in effects]),
+            ("checkpoints_pkey", [kept.checkpoint_id for kept in checkpoints]),
+            ("checkpoints_session_key_event_seq", [kept.event_seq for kept in checkpoints]),
+        ):
+            if len(set(values)) != len(values):
+                return name
+        return None
+
+    def _insert(self, write: SessionWrite) -> None:
+        assert write.processed_event_seq >= self.processed_event_seq, "processed_event_seq went back"
+        self.events += write.events
+        self.effects += write.effects
+        if write.checkpoint is not None:
+            self.checkpoints.append(write.checkpoint)
+        self.processed_event_seq = write.processed_event_seq
+        for start in write.turn_starts:
+            self.turns.setdefault((start.event_seq, start.attempt), TurnStatus.RUNNING)
+        for end in write.turn_ends:
+            key = (end.event_seq, end.attempt)
+            assert self.turns.get(key) is TurnStatus.RUNNING, "an outcome needs an attempt that runs"
+            self.turns[key] = end.status
+        self._check_outcomes(write)
+
+    def _check_outcomes(self, write: SessionWrite) -> None:
+        """A turn's outcome is whole in the write that ends it, and follows its user's will."""
+        terminal = [effect for effect in write.effects if effect.payload["type"] in TERMINAL]
+        assert [effect.payload["eventSeq"] for effect in terminal] == [end.event_seq for end in write.turn_ends]
+        named = {effect.checkpoint_id for effect in write.effects if effect.checkpoint_id is not None}
+        assert named == ({write.checkpoint.checkpoint_id} if write.checkpoint is not None else set())
+        for end, effect in zip(write.turn_ends, terminal, strict=True):
+            kind = effect.payload["type"]
+            assert (kind == "message") is (end.status is TurnStatus.COMPLETED)
+            assert effect.checkpoint_id is None or kind == "message", "only an answer leaves a checkpoint"
+            asked = self.events[end.event_seq - 1]
+            assert asked.type is EventType.USER_MESSAGE
+            if self.is_cancelled(asked):
+                assert end.status is TurnStatus.CANCELLED, "a stored cancel wins over its request"
+        if write.checkpoint is not None:
+            assert write.checkpoint.event_seq in {effect.payload["eventSeq"] for effect in terminal}
+
+    def is_cancelled(self, asked: EventRecord) -> bool:
+        return asked.request_id is not None and any(
+            event.type is EventType.CANCEL and event.payload["requestId"] == asked.request_id for event in self.events
+        )
+
+    def check(self) -> None:
+        """Assert what is always true of the rows."""
+        assert [event.seq for event in self.events] == list(range(1, len(self.events) + 1))
+        assert [effect.seq for effect in self.effects] == list(range(1, len(self.effects) + 1))
+        assert all(effect.dedupe_key == effect.id.hex for effect in self.effects)
+        order = [effect.payload["eventSeq"] for effect in self.effects]
+        assert order == sorted(order), "turns mix, or are answered out of order"
+        for event in self.events:
+            self._check_event(event)
+
+    def _check_event(self, event: EventRecord) -> None:
+        frames = [effect.payload for effect in self.effects if effect.payload["eventSeq"] == event.seq]
+        if event.type is EventType.CANCEL:
+            assert not frames
+            return
+        ends = [frame for frame in frames if frame["type"] in TERMINAL]
+        assert len(ends) <= 1
+        assert ends == frames[len(frames) - len(ends) :], "something follows the outcome"
+        assert bool(ends) or event.seq > self.processed_event_seq, "processed without an outcome"
+        assert all(frame.get("requestId") == event.request_id for frame in frames)
+        self._check_attempts(frames)
+        if ends and ends[0]["type"] == "message":
+            final = ends[0]["attempt"]
+            said = [frame["value"] for frame in frames if frame["type"] == "token" and frame["attempt"] == final]
+            assert "".join(said) == ends[0]["message"]
+            assert ends[0]["message"]
+
+    def _check_attempts(self, frames: list[Any]) -> None:
+        attempts = [frame["attempt"] for frame in frames]
+        assert attempts == sorted(attempts)
+        for before, frame in zip([None, *frames], frames, strict=False):
+            assert frame["type"] != "token" or frame["value"]
+            if frame["type"] == "restarted":
+                assert before is not None
+                assert before["attempt"] < frame["attempt"], "nothing was shown that could restart"
+            if before is not None and before["attempt"] < frame["attempt"]:
+                assert frame["type"] in ("restarted", *TERMINAL), "a new attempt goes on with the old one's text"
+
+    def list_unanswered(self) -> list[int]:
+        answered = {effect.payload["eventSeq"] for effect in self.effects if effect.payload["type"] in TERMINAL}
+        return [
+            event.seq
+            for event in self.events
+            if event.type is EventType.USER_MESSAGE and event.seq not in answered
+        ]
+
+
+class SessionPlay:
+    """One session from actor to actor: the test says what happens, and sees what the state machine wants done.
+
+    Everything that a shell relies on is asserted as it comes.
+    """
+
+    def __init__(self, *, queue_limit: int = 3, coalesce_tokens: bool = True) -> None:
+        self.stored = StoredSession()
+        self.now_s = 1000.0
+        self.submissions: dict[str, SubmitUserMessage | SubmitCancel] = {}  # by connection id: one each
+        self.answers: defaultdict[str, list[Accepted | RefuseRequest]] = defaultdict(list)
+        self.published: list[EffectRecord] = []
+        self.concluded: list[TurnConcluded] = []
+        self.runs: list[tuple[int, int]] = []  # event seq and attempt
+        self._queue_limit = queue_limit
+        self._coalesce_tokens = coalesce_tokens
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """A new actor, that has still to claim the session; of the one before nothing is left."""
+        self.state = SessionState(
+            session_key=KEY, queue_limit=self._queue_limit, coalesce_tokens=self._coalesce_tokens
+        )
+        self.write: SessionWrite | None = None
+        self.agent: RunningTurn | None = None
+        self.is_held = False
+        self.last_run: int | None = None
+        self.left: Leave | None = None
+        self.is_claiming = True
+
+    # What happens
+
+    def tell(self, message: Message) -> list[Command]:
+        self.now_s += 0.001
+        self.state, commands = step(self.state, message, self.now_s)
+        self._carry_out(commands)
+        return commands
+
+    def grant_claim(self) -> None:
+        self.is_claiming = False
+        self.tell(self.stored.claim())
+
+    def say(self, text: str, request_id: str | None = None) -> SubmitUserMessage:
+        number = len(self.submissions) + 1
+        message = SubmitUserMessage(
+            session_key=KEY,
+            event_id=UUID(int=number),
+            connection_id=f"c{number}",
+            request_id=request_id,
+            text=text,
+            submitted_at_s=self.now_s,
+        )
+        self.submissions[message.connection_id] = message
+        self.tell(message)
+        return message
+
+    def cancel(self, request_id: str) -> SubmitCancel:
+        number = len(self.submissions) + 1
+        message = SubmitCancel(
+            session_key=KEY, event_id=UUID(int=number), connection_id=f"c{number}", request_id=request_id
+        )
+        self.submissions[message.connection_id] = message
+        self.tell(message)
+        return message
+
+    def stream(self, *texts: str) -> None:
+        for text in texts:
+            assert self.agent is not None, "no agent runs"
+            self.tell(TokenProduced(run=self.agent.run, text=text))
+
+    def finish(self, checkpoint: Any = None, usage: TokenUsage | None = None) -> None:
+        assert self.agent is not None, "no agent runs"
+        run, self.agent, self.is_held = self.agent.run, None, False
+        self.tell(AgentFinished(run=run, checkpoint=checkpoint, usage=usage))
+
+    def fail(self, *, code: str = "agent_error", retryable: bool = False) -> None:
+        assert self.agent is not None, "no agent runs"
+        run, self.agent, self.is_held = self.agent.run, None, False
+        self.tell(
+            AgentFailed(run=run, code=code, message="it failed", detail="for the operator", retryable=retryable)
+        )
+
+    def commit(self, *, times: int = 1) -> WriteOutcome:
+        """Have storage carry out the write in flight, more than once if the answer to its COMMIT was lost."""
+        write = self.take_write()
+        for _ in range(times):
+            outcome = self.stored.apply(write)
+        self.tell(outcome)
+        return outcome
+
+    def commit_all(self) -> None:
+        """Commit until nothing is in flight."""
+        while self.write is not None:
+            self.commit()
+
+    def take_write(self) -> SessionWrite:
+        write, self.write = self.write, None
+        assert write is not None, "no write is in flight"
+        return write
+
+    def halt(self) -> None:
+        self.state, commands = halt(self.state)
+        self._carry_out(commands)
+
+    def abandon(self) -> None:
+        self.state, commands = abandon(self.state)
+        self._carry_out(commands)
+
+    def settle(self) -> None:
+        """Let everything finish."""
+        while True:
+            if self.state.phase is Phase.LEFT:
+                self.begin_anew()
+            elif self.is_claiming:
+                self.grant_claim()
+            elif self.write is not None:
+                self.commit()
+            elif self.agent is not None:
+                self.stream("bye")
+                self.finish()
+            else:
+                return
+
+    # What came of it
+
+    @property
+    def shown(self) -> list[tuple[str, str]]:
+        """Stored frames in short: type, and text or code."""
+        return [
+            (frame["type"], frame.get("value") or frame.get("code") or frame.get("message") or "")
+            for frame in (effect.payload for effect in self.stored.effects)
+        ]
+
+    def codes(self, submitted: SubmitUserMessage | SubmitCancel) -> list[str]:
+        """How a submission was answered: `accepted`, or the code of its refusal."""
+        return [
+            "accepted" if isinstance(answer, Accepted) else answer.code
+            for answer in self.answers[submitted.connection_id]
+        ]
+
+    def _carry_out(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Submit():
+                    assert self.write is None, "two writes in flight"
+                    assert self.left is None
+                    self.write = command.write
+                case RunAgent():
+                    self._run_agent(command)
+                case StopAgent():
+                    assert command.run == self.last_run  # it may have ended by itself just before
+                    self.agent, self.is_held = None, False
+                case HoldAgent():
+                    assert self.agent is not None
+                    assert self.agent.run == command.run
+                    assert self.is_held is not command.hold
+                    self.is_held = command.hold
+                case Publish():
+                    assert command.effects
+                    low = command.effects[0].seq - 1
+                    assert tuple(self.stored.effects[low : low + len(command.effects)]) == command.effects
+                    self.published += command.effects
+                case Accepted():
+                    assert self.stored.events[command.event_seq - 1].id == command.message.event_id
+                    self.answers[command.message.connection_id].append(command)
+                case RefuseRequest():
+                    assert self.submissions[command.connection_id].request_id == command.request_id
+                    self.answers[command.connection_id].append(command)
+                case TurnConcluded():
+                    assert self.stored.turns[command.end.event_seq, command.end.attempt] is command.end.status
+                    assert self.stored.events[command.end.event_seq - 1].request_id == command.request_id
+                    self.concluded.append(command)
+                case Leave():
+                    assert self.left is None
+                    assert self.agent is None
+                    self.left = command
+                    self.write = None
+
+    def _run_agent(self, command: RunAgent) -> None:
+        turn = command.turn
+        assert self.agent is None, "two agents run"
+        assert self.stored.turns[turn.event_seq, turn.attempt] is TurnStatus.RUNNING, "its start is not committed"
+        assert self.stored.events[turn.event_seq - 1].payload["message"] == turn.text
+        assert turn.attempt <= MAX_ATTEMPTS
+        assert command.checkpoint == self.stored.checkpoint
+        assert turn.run != self.last_run
+        self.agent, self.last_run, self.is_held = turn, turn.run, False
+        self.runs.append((turn.event_seq, turn.attempt))

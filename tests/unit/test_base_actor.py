@@ -1,0 +1,161 @@
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from thespian.actors import ActorAddress, ActorExitRequest, ActorSystem, ChildActorExited
+
+from actors.base import BaseActor
+from actors.loop_base import start_actor_system
+from tests.unit.clock_model import run_jumping, wait_until
+
+
+@dataclass(frozen=True, slots=True)
+class BeginWork:
+    """First message: where the actor notes what it does."""
+
+    notes: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DoWork:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DoHardWork(DoWork):
+    """Has no handler of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakDown:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    text: str
+
+
+class Worker(BaseActor):
+    def receiveMsg_BeginWork(self, message: BeginWork, _sender: ActorAddress) -> None:  # noqa: N802
+        self.notes = message.notes
+
+    def receiveMsg_DoWork(self, message: DoWork, sender: ActorAddress) -> None:  # noqa: N802
+        self.notes.append(message.text)
+
+    def receiveMsg_BreakDown(self, message: BreakDown, _sender: ActorAddress) -> None:  # noqa: N802
+        raise RuntimeError("broken")
+
+    def receiveMsg_ActorExitRequest(self, _message: ActorExitRequest, _sender: ActorAddress) -> None:  # noqa: N802
+        self.notes.append("exit")
+
+    def refuse(self, message: object) -> None:
+        self.notes.append(("refused", message))
+
+    def abandon(self) -> None:
+        self.notes.append("abandoned")
+
+
+class Steadfast(Worker):
+    exits_on_failure = False
+
+
+class Clumsy(Worker):
+    """Fails in failing too."""
+
+    def abandon(self) -> None:
+        raise RuntimeError("no way out")
+
+    def refuse(self, message: object) -> None:
+        raise RuntimeError("cannot refuse")
+
+
+class Keeper(BaseActor):
+    """Makes an actor that fails, and notes its exit."""
+
+    def receiveMsg_BeginWork(self, message: BeginWork, _sender: ActorAddress) -> None:  # noqa: N802
+        self.notes = message.notes
+        child = self.createActor(Worker)
+        self.send(child, message)
+        self.send(child, BreakDown("x"))
+
+    def receiveMsg_ChildActorExited(self, _message: ChildActorExited, _sender: ActorAddress) -> None:  # noqa: N802
+        self.notes.append("bereft")
+
+
+def play(actor_class: type[BaseActor], *messages: object) -> list[Any]:
+    """What an actor notes of messages, which came in one go."""
+    notes: list[Any] = []
+
+    async def main() -> None:
+        system: ActorSystem = start_actor_system(asyncio.get_running_loop())
+        address = system.createActor(actor_class)
+        system.tell(address, BeginWork(notes))
+        for message in messages:
+            system.tell(address, message)
+        last: list[Any] = []
+        witness = system.createActor(Steadfast)
+        for turn in range(5):  # each brings one round of what messages led to
+            system.tell(witness, BeginWork(last))
+            system.tell(witness, DoWork(str(turn)))
+            await wait_until(lambda turn=turn: last[-1:] == [str(turn)])
+        system.shutdown()
+
+    run_jumping(main)
+    return notes
+
+
+def test_messages_go_to_the_handler_of_their_class() -> None:
+    assert play(Worker, DoWork("one"), DoWork("two")) == ["one", "two"]
+
+
+def test_subclass_of_a_message_goes_to_the_nearest_handler() -> None:
+    assert play(Worker, DoHardWork("hard")) == ["hard"]
+
+
+def test_failed_handler_is_logged_without_its_message(error_logs: list[logging.LogRecord]) -> None:
+    play(Worker, BreakDown("my secret"))
+    (record,) = error_logs
+    assert record.getMessage() == "Worker failed on a BreakDown"
+    assert record.exc_info is not None
+    assert "my secret" not in logging.Formatter().format(record)
+
+
+@pytest.mark.usefixtures("error_logs")
+def test_failed_actor_refuses_its_mail_and_exits() -> None:
+    late = DoWork("late")
+    assert play(Worker, DoWork("early"), BreakDown("x"), late)[:3] == ["early", "abandoned", ("refused", late)]
+
+
+@pytest.mark.usefixtures("error_logs")
+def test_failed_actors_parent_hears_of_its_exit() -> None:
+    assert play(Keeper)[-1] == "bereft"
+
+
+def test_actor_of_pure_decisions_stays_after_a_failure(error_logs: list[logging.LogRecord]) -> None:
+    assert play(Steadfast, BreakDown("x"), DoWork("on"), BreakDown("y"), DoWork("and on")) == ["on", "and on"]
+    assert len(error_logs) == 2
+
+
+def test_failure_in_giving_up_still_ends_the_actor(error_logs: list[logging.LogRecord]) -> None:
+    assert play(Clumsy, DoWork("early"), BreakDown("x"), DoWork("late")) == ["early"]
+    messages = [record.getMessage() for record in error_logs]
+    assert messages[:3] == ["Clumsy failed on a BreakDown", "Clumsy failed to clean up", "Clumsy failed on a DoWork"]
+
+
+def test_unknown_message_is_logged_without_its_content(caplog: pytest.LogCaptureFixture) -> None:
+    assert play(Worker, Unheard("my secret"), DoWork("on")) == ["on"]
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.getMessage().startswith("Worker got a Unheard from ")
+    assert "my secret" not in caplog.text
+
+
+def test_notices_of_the_system_may_go_unheard(caplog: pytest.LogCaptureFixture) -> None:
+    play(Steadfast, ChildActorExited(ActorAddress("nobody")))
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_exit_request_reaches_its_handler_first() -> None:
+    assert play(Worker, DoWork("one"), ActorExitRequest(), DoWork("late")) == ["one", "exit"]

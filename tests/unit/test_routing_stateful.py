@@ -1,0 +1,146 @@
+"""Any interleaving of commits, pushes, reads, sockets and reports, for several connections of one session."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from actors.routing import BUFFERED_EFFECTS, WINDOW_BYTES
+from storage.records import EffectStatus
+from tests.unit.outbox_model import DeliveryPlay
+
+MAX_CONNECTIONS = 3
+
+picks = st.integers(0, 5)
+
+
+class RoutingMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.play = DeliveryPlay()
+        self.event_seq = 1
+        self.read_head = 0  # some time ago
+
+    # The session
+
+    @rule(
+        pushes=st.lists(st.sampled_from(["now", "later", "never"]), min_size=1, max_size=4),
+        size=st.sampled_from([1, 1, WINDOW_BYTES // 3]),
+        kind=st.sampled_from(["token", "message"]),
+    )
+    def commit(self, pushes: list[str], size: int, kind: str) -> None:
+        for push in pushes:
+            self.play.commit("token", event_seq=self.event_seq, size=size, is_pushed=push != "never")
+            if push == "now":
+                self.push()
+        if kind == "message":
+            self.play.commit("message", event_seq=self.event_seq, size=size)
+            self.event_seq += 1
+
+    @rule(kind=st.sampled_from(["much", "restarted"]))
+    def commit_what_is_rare(self, kind: str) -> None:
+        if kind == "much":
+            self.play.commit(*["token"] * (BUFFERED_EFFECTS + 1), "message", event_seq=self.event_seq)
+            self.event_seq += 1
+        else:
+            self.play.commit("restarted", event_seq=self.event_seq)
+
+    @precondition(lambda self: self.play.pushes)
+    @rule()
+    def push(self) -> None:
+        while self.play.pushes:
+            self.play.push()
+
+    # Connections
+
+    @precondition(lambda self: len(self.play.clients) + len(self.play.attaching) < MAX_CONNECTIONS)
+    @rule(is_quick=st.booleans())
+    def attach(self, is_quick: bool) -> None:
+        self.play.attach()
+        if is_quick:
+            self.play.run_read(len(self.play.reads) - 1)
+            self.play.answer_read(len(self.play.reads) - 1)
+
+    @precondition(lambda self: self.play.clients or self.play.attaching)
+    @rule(pick=picks)
+    def detach(self, pick: int) -> None:
+        names = [*self.play.clients, *sorted(self.play.attaching)]
+        self.play.detach(names[pick % len(names)])
+
+    @precondition(lambda self: any(client.taken < client.cursor for client in self.play.clients.values()))
+    @rule(pick=picks, is_all=st.booleans())
+    def take(self, pick: int, is_all: bool) -> None:
+        slow = [name for name, client in self.play.clients.items() if client.taken < client.cursor]
+        name = slow[pick % len(slow)]
+        client = self.play.clients[name]
+        sent = [effect.seq for effect in client.received if effect.seq > client.taken]
+        self.play.take(name, sent[-1] if is_all else sent[pick % len(sent)])
+
+    # The database
+
+    @precondition(lambda self: any(read.answer is None for read in self.play.reads))
+    @rule(pick=picks, is_answered=st.booleans())
+    def run_read(self, pick: int, is_answered: bool) -> None:
+        places = [place for place, read in enumerate(self.play.reads) if read.answer is None]
+        place = places[pick % len(places)]
+        self.play.run_read(place)
+        if is_answered:
+            self.play.answer_read(place)
+
+    @precondition(lambda self: any(read.answer is not None for read in self.play.reads))
+    @rule(pick=picks)
+    def answer_read(self, pick: int) -> None:
+        places = [place for place, read in enumerate(self.play.reads) if read.answer is not None]
+        self.play.answer_read(places[pick % len(places)])
+
+    @precondition(lambda self: self.play.reads)
+    @rule(pick=picks)
+    def fail_read(self, pick: int) -> None:
+        self.play.fail_read(pick % len(self.play.reads))
+
+    @rule(is_late=st.booleans())
+    def notice_head(self, is_late: bool) -> None:
+        head, self.read_head = self.read_head, self.play.outbox.head
+        self.play.notice_head(head if is_late else self.play.outbox.head)
+
+    @precondition(lambda self: self.play.reports)
+    @rule()
+    def store_reports(self) -> None:
+        while self.play.reports:
+            self.play.store_report()
+
+    @precondition(lambda self: not (self.play.clients or self.play.attaching or self.play.reports))
+    @rule()
+    def forget_route(self) -> None:
+        self.play.forget_route()
+
+    # What always holds; DeliveryPlay asserts more as it happens
+
+    @invariant()
+    def route_knows_what_was_sent_and_taken(self) -> None:
+        subscribers = self.play.route.subscribers
+        assert set(subscribers) == set(self.play.clients)
+        for name, client in self.play.clients.items():
+            assert subscribers[name].cursor == client.cursor
+            assert subscribers[name].taken == client.taken
+
+    @invariant()
+    def route_knows_who_is_reading(self) -> None:
+        reading = {read.connection_id for read in self.play.reads if read.after is not None}
+        for name, subscriber in self.play.route.subscribers.items():
+            assert subscriber.is_reading is (name in reading)
+
+    def teardown(self) -> None:
+        play = self.play
+        play.settle()
+        assert all(client.cursor == play.outbox.head for client in play.clients.values())
+        assert all(subscriber.is_live for subscriber in play.route.subscribers.values())
+        assert all(status is EffectStatus.COMPLETED for status in play.outbox.status[: play.outbox.delivered])
+        assert not any(status is EffectStatus.COMPLETED for status in play.outbox.status[play.outbox.delivered :])
+        if play.clients:
+            assert play.outbox.delivered == play.outbox.head
+        else:
+            assert EffectStatus.EXECUTING not in play.outbox.status, "in the hands of nobody"
+
+
+TestRouting = RoutingMachine.TestCase
+TestRouting.settings = settings(deadline=None, derandomize=True, max_examples=200, stateful_step_count=50)

@@ -1,0 +1,985 @@
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from actors.agents.protocol import TokenUsage
+from actors.messages import AgentFinished, SubmitUserMessage, TokenProduced
+from actors.session_state import (
+    HOLD_CHARS,
+    MAX_ANSWER_CHARS,
+    MAX_ATTEMPTS,
+    MAX_WAITING_CANCELS,
+    Accepted,
+    Phase,
+    RefuseRequest,
+)
+from storage.records import (
+    EventType,
+    SessionWrite,
+    TurnEnd,
+    TurnStart,
+    TurnStatus,
+    WriteDuplicated,
+    WriteFenced,
+    WriteRefused,
+)
+from tests.unit.session_model import KEY, SessionPlay
+
+
+def start(*, queue_limit: int = 3, coalesce_tokens: bool = True) -> SessionPlay:
+    play = SessionPlay(queue_limit=queue_limit, coalesce_tokens=coalesce_tokens)
+    play.grant_claim()
+    return play
+
+
+def start_running(*, request_id: str | None = "r1", queue_limit: int = 3, coalesce_tokens: bool = True) -> SessionPlay:
+    """A session whose agent is at its first message."""
+    play = start(queue_limit=queue_limit, coalesce_tokens=coalesce_tokens)
+    play.say("hello", request_id)
+    play.commit()
+    assert play.agent is not None
+    return play
+
+
+def crash(play: SessionPlay) -> None:
+    """The process ends, and another one claims the session."""
+    play.begin_anew()
+    play.grant_claim()
+
+
+def in_flight(play: SessionPlay) -> SessionWrite:
+    assert play.write is not None
+    return play.write
+
+
+def frames_of(write: SessionWrite) -> list[Any]:
+    return [effect.payload for effect in write.effects]
+
+
+# A message
+
+
+def test_message_to_idle_session_becomes_one_write() -> None:
+    play = start()
+    message = play.say("hello", "r1")
+    write = in_flight(play)
+    assert [(event.id, event.seq, event.type) for event in write.events] == [
+        (message.event_id, 1, EventType.USER_MESSAGE)
+    ]
+    assert write.events[0].payload == {"message": "hello"}
+    assert write.events[0].request_id == "r1"
+    assert write.turn_starts == (TurnStart(event_seq=1, attempt=1),)
+    assert (write.epoch, write.base_event_seq, write.base_effect_seq, write.processed_event_seq) == (1, 0, 0, 0)
+    assert (write.effects, write.turn_ends, write.checkpoint) == ((), (), None)
+
+
+def test_nothing_is_answered_or_run_before_commit() -> None:
+    play = start()
+    message = play.say("hello", "r1")
+    assert play.agent is None
+    assert play.codes(message) == []
+    play.commit()
+    assert play.agent is not None
+    assert play.codes(message) == ["accepted"]
+
+
+def test_accepted_tells_seq_and_place_in_line() -> None:
+    play = start_running()
+    messages = [play.say(f"message {number}") for number in range(3)]
+    play.commit_all()
+    answers = [play.answers[message.connection_id][0] for message in messages]
+    assert [(answer.event_seq, answer.position) for answer in answers if isinstance(answer, Accepted)] == [
+        (2, 1),
+        (3, 2),
+        (4, 3),
+    ]
+
+
+def test_messages_before_the_claim_wait_for_it() -> None:
+    play = SessionPlay()
+    play.say("one")
+    play.say("two")
+    assert play.write is None
+    assert not play.state.is_idle
+    play.grant_claim()
+    assert [event.payload["message"] for event in in_flight(play).events] == ["one", "two"]
+
+
+def test_session_is_idle_only_without_any_work() -> None:
+    play = start()
+    assert play.state.is_idle
+    play.say("hello")
+    assert not play.state.is_idle
+    play.commit()
+    assert not play.state.is_idle
+    play.stream("hi")
+    play.commit()
+    play.finish()
+    assert not play.state.is_idle
+    play.commit()
+    assert play.state.is_idle
+
+
+def test_second_claim_of_an_active_session_is_ignored() -> None:
+    play = start_running()
+    before = play.state
+    assert play.tell(play.stored.claim()) == []
+    assert play.state == before
+
+
+# Tokens
+
+
+def test_first_token_is_written_at_once() -> None:
+    play = start_running()
+    play.stream("Hi")
+    assert [(frame["type"], frame["value"]) for frame in frames_of(in_flight(play))] == [("token", "Hi")]
+
+
+def test_tokens_merge_while_a_write_is_in_flight() -> None:
+    play = start_running()
+    play.stream("a", "b", "c", "d")
+    play.commit()
+    assert [frame["value"] for frame in frames_of(in_flight(play))] == ["bcd"]
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("token", "bcd")]
+
+
+def test_without_coalescing_each_token_is_one_effect() -> None:
+    play = start_running(coalesce_tokens=False)
+    play.stream("a", "b", "c", "d")
+    play.finish()
+    play.commit_all()
+    assert play.shown == [*(("token", value) for value in "abcd"), ("message", "abcd")]
+
+
+def test_equal_tokens_have_different_dedupe_keys() -> None:
+    play = start_running(coalesce_tokens=False)
+    play.stream("ha", "ha", "ha")
+    play.commit_all()
+    assert len({effect.dedupe_key for effect in play.stored.effects}) == 3
+
+
+def test_effects_are_published_only_after_commit() -> None:
+    play = start_running()
+    play.stream("a")
+    assert play.published == []
+    play.commit()
+    assert [effect.seq for effect in play.published] == [1]
+
+
+def test_tokens_of_an_earlier_run_are_ignored() -> None:
+    play = start_running()
+    assert play.agent is not None
+    stale = play.agent.run
+    play.stream("a")
+    play.finish()
+    play.commit_all()
+    play.say("more")
+    play.commit()
+    assert play.tell(TokenProduced(run=stale, text="late")) == []
+    assert play.tell(AgentFinished(run=stale, checkpoint=7, usage=None)) == []
+    play.stream("b")
+    play.finish()
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("message", "a"), ("token", "b"), ("message", "b")]
+
+
+def test_tokens_after_the_outcome_are_ignored() -> None:
+    play = start_running()
+    assert play.agent is not None
+    run = play.agent.run
+    play.stream("a")
+    play.finish()
+    play.tell(TokenProduced(run=run, text="late"))
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("message", "a")]
+
+
+def test_agent_ahead_of_its_writes_is_paused() -> None:
+    play = start_running()
+    play.stream("a", "b" * (HOLD_CHARS - 1))
+    assert not play.is_held
+    play.stream("c")
+    assert play.is_held
+    play.stream("d")
+    assert play.is_held
+    play.commit()
+    assert not play.is_held
+    play.finish()
+    play.commit_all()
+    assert play.shown[-1] == ("message", "a" + "b" * (HOLD_CHARS - 1) + "cd")
+
+
+def test_paused_agent_that_ends_is_not_released() -> None:
+    play = start_running()
+    play.stream("a", "b" * HOLD_CHARS)
+    assert play.is_held
+    play.finish()
+    play.commit_all()
+    assert play.state.is_idle
+
+
+# The end of a turn
+
+
+def test_last_write_holds_everything_that_ends_a_turn() -> None:
+    play = start_running()
+    play.stream("a", "b")
+    play.finish(checkpoint={"turns": 1}, usage=TokenUsage(prompt_tokens=4, completion_tokens=2))
+    play.commit()
+    write = in_flight(play)
+    token, message = write.effects
+    assert token.payload == {"type": "token", "eventSeq": 1, "attempt": 1, "requestId": "r1", "value": "b"}
+    assert token.checkpoint_id is None
+    assert write.checkpoint is not None
+    assert (write.checkpoint.event_seq, write.checkpoint.state) == (1, {"turns": 1})
+    assert message.checkpoint_id == write.checkpoint.checkpoint_id
+    assert message.payload["message"] == "ab"
+    usage = {"promptTokens": 4, "completionTokens": 2, "totalTokens": 6}
+    assert message.payload["tokenUsage"] == usage
+    assert write.turn_ends == (
+        TurnEnd(
+            event_seq=1,
+            attempt=1,
+            status=TurnStatus.COMPLETED,
+            latency_ms=message.payload["latencyMs"],
+            token_usage=usage,
+        ),
+    )
+    assert write.processed_event_seq == 1
+
+
+def test_latency_counts_from_the_message_to_its_outcome() -> None:
+    play = start()
+    play.say("hello")
+    play.commit()
+    play.stream("a")
+    play.commit()
+    play.now_s += 1.5
+    play.finish()
+    play.commit()
+    assert play.stored.effects[-1].payload["latencyMs"] == pytest.approx(1500, abs=10)
+
+
+def test_tokens_are_counted_for_agents_without_usage() -> None:
+    play = start_running()
+    play.stream("a", "b", "c")
+    play.finish()
+    play.commit_all()
+    assert play.stored.effects[-1].payload["tokenUsage"] == {
+        "promptTokens": 0,
+        "completionTokens": 3,
+        "totalTokens": 3,
+    }
+
+
+def test_checkpoint_reaches_the_next_turn() -> None:
+    play = start_running()
+    play.stream("a")
+    play.finish(checkpoint=[1])
+    play.commit_all()
+    commands = [play.say("more"), play.commit()]
+    assert commands
+    assert play.state.checkpoint == [1]
+    play.stream("b")
+    play.finish(checkpoint=None)
+    play.commit_all()
+    assert play.state.checkpoint == [1]
+    assert len(play.stored.checkpoints) == 1
+
+
+@pytest.mark.parametrize("checkpoint", [0, "", [], {}, False])
+def test_empty_checkpoint_is_a_checkpoint_too(checkpoint: Any) -> None:
+    play = start_running()
+    play.stream("a")
+    play.finish(checkpoint=checkpoint)
+    play.commit_all()
+    assert [kept.state for kept in play.stored.checkpoints] == [checkpoint]
+
+
+def test_outcome_and_next_start_share_one_write() -> None:
+    play = start_running()
+    play.say("second", "r2")
+    play.commit()
+    play.stream("a")
+    play.commit()
+    play.finish()
+    write = in_flight(play)
+    assert [end.event_seq for end in write.turn_ends] == [1]
+    assert write.turn_starts == (TurnStart(event_seq=2, attempt=1),)
+    assert write.processed_event_seq == 1
+    play.commit()
+    assert play.agent is not None
+    assert play.agent.text == "second"
+
+
+def test_messages_are_answered_in_order() -> None:
+    play = start()
+    for text in ("one", "two", "three", "four"):
+        play.say(text)
+    while not play.state.is_idle:
+        play.commit_all()
+        if play.agent is not None:
+            play.stream(f"re: {play.agent.text}")
+            play.finish()
+    assert [text for kind, text in play.shown if kind == "message"] == ["re: one", "re: two", "re: three", "re: four"]
+    assert play.runs == [(1, 1), (2, 1), (3, 1), (4, 1)]
+    play.stored.check()
+
+
+def test_failed_agent_ends_its_request_with_error() -> None:
+    play = start_running()
+    play.stream("a")
+    play.fail(code="agent_timeout", retryable=True)
+    play.commit_all()
+    assert play.stored.effects[-1].payload == {
+        "type": "error",
+        "eventSeq": 1,
+        "attempt": 1,
+        "requestId": "r1",
+        "code": "agent_timeout",
+        "message": "it failed",
+        "retryable": True,
+        "terminal": True,
+    }
+    assert [(end.end.status, end.end.error) for end in play.concluded] == [(TurnStatus.FAILED, "for the operator")]
+    assert play.stored.checkpoints == []
+    assert play.state.is_idle
+
+
+def test_session_goes_on_after_a_failed_turn() -> None:
+    play = start_running()
+    play.say("second")
+    play.fail()
+    play.commit_all()
+    assert play.agent is not None
+    assert play.agent.text == "second"
+
+
+def test_answer_without_tokens_is_an_error() -> None:
+    play = start_running()
+    play.finish(checkpoint={"lost": True})
+    play.commit_all()
+    assert play.shown == [("error", "agent_error")]
+    assert play.stored.checkpoints == []
+
+
+def test_too_long_answer_ends_with_an_error() -> None:
+    play = start_running()
+    block = "x" * (MAX_ANSWER_CHARS // 4)
+    for _ in range(4):
+        play.stream(block)
+        play.commit_all()
+    assert play.agent is not None
+    play.stream("y")
+    assert play.agent is None
+    play.commit_all()
+    assert play.shown[-1] == ("error", "agent_error")
+    assert play.state.is_idle
+
+
+# Limits
+
+
+def test_queue_limit_counts_messages_behind_the_running_one() -> None:
+    play = start_running(queue_limit=2)
+    accepted = [play.say("two"), play.say("three")]
+    refused = play.say("four", "r4")
+    play.commit_all()
+    assert [play.codes(message) for message in accepted] == [["accepted"], ["accepted"]]
+    assert play.codes(refused) == ["busy"]
+    assert len(play.stored.events) == 3
+
+
+def test_burst_to_an_idle_session_fills_its_queue() -> None:
+    play = start(queue_limit=2)
+    messages = [play.say(str(number)) for number in range(4)]
+    play.commit_all()
+    assert [play.codes(message) for message in messages] == [["accepted"], ["accepted"], ["accepted"], ["busy"]]
+
+
+def test_busy_refusal_may_be_tried_again() -> None:
+    play = start_running(queue_limit=1)
+    play.say("two")
+    refused = play.say("three", "r3")
+    assert [
+        (answer.code, answer.retryable)
+        for answer in play.answers[refused.connection_id]
+        if isinstance(answer, RefuseRequest)
+    ] == [("busy", True)]
+    play.settle()
+    again = play.say("three", "r3")
+    play.settle()
+    assert play.codes(again) == ["accepted"]
+
+
+def test_cancels_pass_a_full_queue() -> None:
+    play = start_running(queue_limit=1)
+    play.say("two", "r2")
+    play.cancel("r1")
+    play.commit_all()
+    assert play.shown == [("cancelled", "")]
+    assert play.agent is not None
+    assert play.agent.request_id == "r2"
+
+
+def test_too_many_waiting_cancels_are_refused() -> None:
+    play = start_running()
+    play.stream("a")
+    cancels = [play.cancel(f"x{number}") for number in range(MAX_WAITING_CANCELS + 1)]
+    assert [play.codes(cancel) for cancel in cancels[-2:]] == [[], ["busy"]]
+    play.commit_all()
+    assert len(play.stored.events) == 1 + MAX_WAITING_CANCELS
+
+
+# Cancels
+
+
+def test_cancel_of_the_running_turn_stops_its_agent() -> None:
+    play = start_running()
+    play.stream("a")
+    play.commit()
+    cancel = play.cancel("r1")
+    assert play.agent is None
+    write = in_flight(play)
+    assert [(event.type, event.payload, event.request_id) for event in write.events] == [
+        (EventType.CANCEL, {"requestId": "r1"}, "cancel r1")
+    ]
+    assert [frame["type"] for frame in frames_of(write)] == ["cancelled"]
+    assert [end.status for end in write.turn_ends] == [TurnStatus.CANCELLED]
+    assert write.processed_event_seq == 2
+    play.commit()
+    assert play.codes(cancel) == []
+    assert play.state.is_idle
+
+
+def test_cancel_keeps_the_tokens_that_came_before() -> None:
+    play = start_running()
+    play.stream("a", "b")
+    play.cancel("r1")
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("token", "b"), ("cancelled", "")]
+
+
+def test_cancel_of_a_starting_turn_stops_it() -> None:
+    play = start()
+    play.say("hello", "r1")
+    play.cancel("r1")
+    play.commit_all()
+    assert play.shown == [("cancelled", "")]
+    assert play.state.is_idle
+
+
+def test_cancel_wins_over_an_answer_not_yet_stored() -> None:
+    play = start_running()
+    play.stream("a")
+    play.finish(checkpoint={"lost": True})
+    play.cancel("r1")
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("cancelled", "")]
+    assert play.stored.checkpoints == []
+
+
+def test_cancel_after_the_outcome_was_handed_over_is_late() -> None:
+    play = start_running()
+    play.stream("a")
+    play.commit()
+    play.finish()
+    cancel = play.cancel("r1")
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("message", "a")]
+    assert play.codes(cancel) == ["already_finished"]
+
+
+def test_cancel_of_a_queued_message_waits_for_its_turn() -> None:
+    play = start_running()
+    play.say("second", "r2")
+    play.say("third", "r3")
+    play.cancel("r2")
+    play.commit_all()
+    play.stream("a")
+    play.finish()
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("message", "a"), ("cancelled", "")]
+    assert play.agent is not None
+    assert play.agent.request_id == "r3"
+    assert play.runs == [(1, 1), (3, 1)]
+
+
+def test_cancel_and_its_message_in_one_write() -> None:
+    play = start_running()
+    play.stream("a")
+    play.cancel("r2")
+    play.say("second", "r2")
+    play.finish()
+    play.commit_all()
+    assert play.shown[-1] == ("cancelled", "")
+    assert play.runs == [(1, 1)]
+
+
+def test_cancel_ahead_of_its_request_is_remembered() -> None:
+    play = start()
+    cancel = play.cancel("r1")
+    play.commit_all()
+    assert play.codes(cancel) == []
+    message = play.say("hello", "r1")
+    play.commit_all()
+    assert play.codes(message) == ["accepted"]
+    assert play.shown == [("cancelled", "")]
+    assert play.runs == []
+
+
+def test_cancel_ahead_of_a_queued_request_is_remembered() -> None:
+    play = start_running()
+    play.cancel("r2")
+    play.commit()
+    play.say("second", "r2")
+    play.commit()
+    play.stream("a")
+    play.finish()
+    play.commit_all()
+    assert play.shown[-1] == ("cancelled", "")
+    assert play.runs == [(1, 1)]
+
+
+def test_cancel_of_an_unknown_request_changes_nothing() -> None:
+    play = start_running()
+    cancel = play.cancel("never")
+    play.commit_all()
+    assert play.codes(cancel) == []
+    assert play.agent is not None
+    assert play.stored.processed_event_seq == 0
+
+
+def test_cancel_of_a_finished_request_is_answered() -> None:
+    play = start_running()
+    play.settle()
+    cancel = play.cancel("r1")
+    play.commit_all()
+    assert play.codes(cancel) == ["already_finished"]
+    assert play.shown[-1] == ("message", "bye")
+
+
+def test_cancel_does_not_touch_messages_without_request_id() -> None:
+    play = start_running(request_id=None)
+    play.cancel("r1")
+    play.commit_all()
+    assert play.agent is not None
+
+
+def test_second_cancel_of_a_request_is_no_news() -> None:
+    play = start_running()
+    play.say("second", "r2")
+    play.cancel("r2")
+    play.commit_all()
+    again = play.cancel("r2")
+    assert isinstance(play.commit(), WriteDuplicated)
+    assert play.codes(again) == []
+    play.settle()
+    assert [kind for kind, _ in play.shown] == ["token", "message", "cancelled"]
+
+
+# Requests that are known
+
+
+def test_same_request_while_it_runs_is_no_news() -> None:
+    play = start_running()
+    again = play.say("hello", "r1")
+    assert isinstance(play.commit(), WriteDuplicated)
+    assert play.codes(again) == []
+    assert play.agent is not None
+    play.settle()
+    assert len(play.stored.events) == 1
+
+
+def test_same_request_after_its_end_is_answered() -> None:
+    play = start_running()
+    play.settle()
+    again = play.say("hello", "r1")
+    play.settle()
+    assert play.codes(again) == ["already_finished"]
+    assert len(play.stored.events) == 1
+
+
+def test_other_text_under_a_known_id_conflicts() -> None:
+    play = start_running()
+    other = play.say("something else", "r1")
+    play.settle()
+    assert play.codes(other) == ["conflict"]
+
+
+def test_duplicate_leaves_the_others_of_its_write() -> None:
+    play = start_running()
+    play.stream("a")
+    fresh = play.say("fresh", "r2")
+    known = play.say("hello", "r1")
+    cancel = play.cancel("r3")
+    nameless = play.say("nameless")
+    play.settle()
+    assert [play.codes(message) for message in (fresh, known, cancel, nameless)] == [["accepted"], [], [], ["accepted"]]
+    assert [event.payload.get("message") for event in play.stored.events] == ["hello", "fresh", None, "nameless"]
+
+
+def test_tokens_outlive_a_duplicated_write() -> None:
+    play = start_running()
+    play.stream("a")
+    play.say("hello", "r1")
+    play.stream("b", "c")
+    play.commit()
+    play.stream("d")
+    assert isinstance(play.commit(), WriteDuplicated)
+    play.stream("e")
+    play.finish()
+    play.commit_all()
+    assert play.shown[-1] == ("message", "abcde")
+    assert play.stored.effects[-1].payload["tokenUsage"]["completionTokens"] == 5
+    play.stored.check()
+
+
+def test_outcome_outlives_a_duplicated_write() -> None:
+    play = start_running()
+    play.stream("a")
+    play.say("hello", "r1")
+    play.finish(checkpoint=1)
+    play.commit()
+    assert isinstance(play.commit(), WriteDuplicated)
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("message", "a")]
+    assert play.stored.checkpoint == 1
+
+
+def test_cancel_outlives_a_duplicated_write() -> None:
+    play = start_running()
+    play.stream("a")
+    play.say("hello", "r1")
+    play.cancel("r1")
+    play.commit()
+    assert isinstance(play.commit(), WriteDuplicated)
+    play.commit_all()
+    assert play.shown == [("token", "a"), ("cancelled", "")]
+
+
+def test_next_start_outlives_a_duplicated_write() -> None:
+    play = start_running()
+    play.say("second", "r2")
+    play.commit()
+    play.stream("a")
+    play.say("hello", "r1")
+    play.finish()
+    play.commit()
+    assert isinstance(play.commit(), WriteDuplicated)
+    play.commit()
+    assert play.agent is not None
+    assert play.agent.request_id == "r2"
+
+
+def test_messages_behind_a_duplicated_write_keep_their_order() -> None:
+    play = start_running()
+    play.stream("a")
+    play.say("hello", "r1")
+    play.say("second")
+    play.commit()
+    play.say("third")
+    play.settle()
+    assert [event.payload["message"] for event in play.stored.events] == ["hello", "second", "third"]
+
+
+def test_same_request_twice_in_one_write_is_stored_once() -> None:
+    play = start_running()
+    play.stream("a")
+    first = play.say("second", "r2")
+    again = play.say("second", "r2")
+    play.settle()
+    assert play.codes(first) == ["accepted"]
+    assert "accepted" not in play.codes(again)
+    assert [event.request_id for event in play.stored.events] == ["r1", "r2"]
+    assert play.runs == [(1, 1), (2, 1)]
+
+
+def test_other_text_under_one_id_in_one_write_conflicts() -> None:
+    play = start_running()
+    play.stream("a")
+    first = play.say("second", "r2")
+    other = play.say("something else", "r2")
+    play.settle()
+    assert play.codes(first) == ["accepted"]
+    assert play.codes(other) == ["conflict"]
+    assert play.runs == [(1, 1), (2, 1)]
+
+
+def test_cancel_twice_in_one_write_is_stored_once() -> None:
+    play = start_running()
+    play.stream("a")
+    play.cancel("r1")
+    play.cancel("r1")
+    play.settle()
+    assert play.shown == [("token", "a"), ("cancelled", "")]
+    assert play.runs == [(1, 1)]
+
+
+def test_repeats_of_a_finished_request_are_all_answered() -> None:
+    play = start_running()
+    play.settle()
+    play.say("nameless")
+    first, again = play.say("hello", "r1"), play.say("hello", "r1")
+    play.settle()
+    assert [play.codes(first), play.codes(again)] == [["already_finished"], ["already_finished"]]
+
+
+def test_repeat_behind_a_conflict_is_judged_by_itself() -> None:
+    play = start_running()
+    play.stream("a")
+    other, again = play.say("something else", "r1"), play.say("hello", "r1")
+    play.settle()
+    assert [play.codes(other), play.codes(again)] == [["conflict"], []]
+
+
+def test_same_request_during_claim_is_stored_once() -> None:
+    play = SessionPlay()
+    first = play.say("hello", "r1")
+    play.say("hello", "r1")
+    play.settle()
+    assert play.codes(first) == ["accepted"]
+    assert play.shown == [("token", "bye"), ("message", "bye")]
+
+
+# Recovery
+
+
+def test_unprocessed_message_runs_again_after_a_crash() -> None:
+    play = start_running()
+    crash(play)
+    write = in_flight(play)
+    assert write.turn_starts == (TurnStart(event_seq=1, attempt=2),)
+    assert write.effects == ()
+    play.commit()
+    assert play.agent is not None
+    assert (play.agent.attempt, play.agent.text, play.agent.request_id) == (2, "hello", "r1")
+
+
+def test_shown_tokens_are_withdrawn_before_the_next_attempt() -> None:
+    play = start_running()
+    play.stream("lost")
+    play.commit()
+    crash(play)
+    assert frames_of(in_flight(play)) == [
+        {"type": "restarted", "eventSeq": 1, "attempt": 2, "requestId": "r1", "reason": "recovered"}
+    ]
+    play.commit()
+    play.stream("new")
+    play.finish()
+    play.commit_all()
+    assert play.shown == [("token", "lost"), ("restarted", ""), ("token", "new"), ("message", "new")]
+    play.stored.check()
+
+
+def test_uncommitted_tokens_are_forgotten_in_a_crash() -> None:
+    play = start_running()
+    play.stream("lost")
+    crash(play)
+    assert in_flight(play).effects == ()
+
+
+def test_messages_that_waited_run_after_the_recovered_one() -> None:
+    play = start_running()
+    play.say("second")
+    play.commit()
+    crash(play)
+    play.settle()
+    assert play.runs == [(1, 1), (1, 2), (2, 1)]
+    assert play.stored.processed_event_seq == 2
+
+
+def test_attempts_end_when_they_are_exhausted() -> None:
+    play = start_running()
+    for _ in range(MAX_ATTEMPTS - 1):
+        play.stream("part")
+        play.commit()
+        crash(play)
+        play.commit()
+    crash(play)
+    play.commit_all()
+    assert play.agent is None
+    assert play.shown[-1] == ("error", "attempts_exhausted")
+    assert play.runs == [(1, 1), (1, 2), (1, 3)]
+    assert play.state.is_idle
+
+
+def test_exhausted_message_lets_the_next_one_run() -> None:
+    play = start_running()
+    play.say("second")
+    play.commit()
+    for _ in range(MAX_ATTEMPTS):
+        crash(play)
+        play.commit()
+    play.commit_all()
+    assert play.agent is not None
+    assert play.agent.text == "second"
+
+
+def test_cancel_among_the_unprocessed_events_holds() -> None:
+    play = start_running()
+    play.say("second", "r2")
+    play.commit()
+    play.cancel("r2")
+    play.commit()
+    crash(play)
+    play.settle()
+    assert play.shown == [("token", "bye"), ("message", "bye"), ("cancelled", "")]
+    assert play.runs == [(1, 1), (1, 2)]
+
+
+def test_cancel_ahead_holds_after_a_crash() -> None:
+    play = start()
+    play.cancel("r1")
+    play.commit()
+    play.say("hello", "r1")
+    play.stored.apply(in_flight(play))
+    crash(play)
+    play.settle()
+    assert play.shown == [("cancelled", "")]
+    assert play.runs == []
+
+
+def test_checkpoint_is_handed_on_after_a_crash() -> None:
+    play = start_running()
+    play.stream("a")
+    play.finish(checkpoint={"turns": 1})
+    play.commit_all()
+    crash(play)
+    assert play.state.checkpoint == {"turns": 1}
+    assert play.state.is_idle
+
+
+def test_write_whose_answer_was_lost_is_recognised() -> None:
+    play = start_running()
+    play.stream("a")
+    play.commit(times=2)
+    play.finish(checkpoint=1)
+    play.commit(times=2)
+    assert play.shown == [("token", "a"), ("message", "a")]
+    assert play.state.is_idle
+
+
+# The end of an actor
+
+
+def test_fenced_session_refuses_what_was_not_stored() -> None:
+    play = start_running()
+    play.stream("a")
+    waiting = play.say("second", "r2")
+    play.commit()
+    inbox = play.say("third", "r3")
+    play.stored.claim()
+    assert isinstance(play.commit(), WriteFenced)
+    assert play.left is not None
+    assert not play.left.restart
+    assert play.codes(waiting) == ["overloaded"]
+    assert play.codes(inbox) == ["overloaded"]
+    assert play.state.phase is Phase.LEFT
+
+
+def test_fenced_claim_makes_the_actor_leave() -> None:
+    play = SessionPlay()
+    message = play.say("hello")
+    play.tell(WriteFenced(session_key=KEY))
+    assert play.left is not None
+    assert play.codes(message) == ["overloaded"]
+
+
+def test_refused_write_is_answered_and_session_restarts() -> None:
+    play = start_running()
+    play.stream("a")
+    play.commit()
+    message = play.say("second", "r2")
+    play.take_write()
+    play.tell(WriteRefused(session_key=KEY, reason="invalid byte sequence"))
+    assert play.left is not None
+    assert play.left.restart
+    assert play.left.reason == "invalid byte sequence"
+    assert play.agent is None
+    assert play.codes(message) == ["internal"]
+    assert len(play.stored.events) == 1
+
+
+def test_halted_session_writes_nothing_more() -> None:
+    play = start_running()
+    play.stream("a")
+    waiting = play.say("second")
+    play.halt()
+    assert play.agent is None
+    assert play.codes(waiting) == ["overloaded"]
+    outcome = play.stored.apply(play.take_write())
+    assert play.tell(outcome) == []
+    late = play.say("third")
+    assert play.codes(late) == ["overloaded"]
+    assert play.write is None
+    assert play.state.is_idle
+
+
+def test_halt_and_abandon_after_leaving_do_nothing() -> None:
+    play = start_running()
+    play.halt()
+    before = play.state
+    play.halt()
+    play.abandon()
+    assert play.state == before
+    assert play.left is None
+
+
+def test_abandoned_session_asks_for_a_successor() -> None:
+    play = start_running()
+    in_write = play.say("second")
+    in_inbox = play.say("third")
+    play.abandon()
+    assert play.left is not None
+    assert play.left.restart
+    assert play.codes(in_write) == []
+    assert play.codes(in_inbox) == ["internal"]
+    assert play.agent is None
+
+
+def test_messages_after_leaving_are_refused() -> None:
+    play = start()
+    play.halt()
+    message = play.say("hello", "r1")
+    cancel = play.cancel("r1")
+    assert play.codes(message) == ["overloaded"]
+    assert play.codes(cancel) == ["overloaded"]
+
+
+def test_waiting_count_sees_queue_inbox_and_write() -> None:
+    play = start_running()
+    assert play.state.waiting_count == 0
+    play.say("second")
+    assert play.state.waiting_count == 1
+    play.say("third")
+    assert play.state.waiting_count == 2
+    play.commit_all()
+    assert play.state.waiting_count == 2
+
+
+def test_full_queue_takes_one_when_a_turn_ends() -> None:
+    play = start_running(queue_limit=1)
+    play.say("second")
+    play.commit()
+    play.stream("a")
+    play.finish()
+    play.commit_all()
+    message = play.say("third")
+    play.commit_all()
+    assert play.codes(message) == ["accepted"]
+
+
+def test_step_is_pure() -> None:
+    play = start_running()
+    before = play.state
+    message = SubmitUserMessage(
+        session_key=KEY, event_id=uuid4(), connection_id="c", request_id=None, text="x", submitted_at_s=0.0
+    )
+    play.submissions["c"] = message
+    first = play.tell(message)
+    play.state, play.write = before, None
+    assert play.tell(message) == first
