@@ -223,7 +223,8 @@ class ChatSocket(WebSocketHandler):
         """
         try:
             written = self.write_message(text)
-            if self.ws_connection is None or self.ws_connection.stream.writing():
+            stream = self.ws_connection.stream if self.ws_connection is not None else None
+            if stream is None or stream.writing():
                 await written
         except (WebSocketClosedError, StreamClosedError) as error:
             raise SocketClosed from error

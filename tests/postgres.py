@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.extras
@@ -134,7 +134,10 @@ class TestDatabases:
                 self._drop(self._finished.popleft())
 
     def _drop(self, name: str) -> None:
-        self._query(f'DROP DATABASE "{name}" WITH (FORCE)')
+        # Not WITH (FORCE): that wants a superuser while autovacuum is at work there.
+        left = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
+        self._query(f"SELECT pg_terminate_backend(pid) FROM ({left}) AS backends", name)
+        self._query(f'DROP DATABASE "{name}"')
 
 
 # Writing
@@ -209,20 +212,27 @@ class RecordingWriter:
             self._changed.notify_all()
 
 
+class Storage(Protocol):
+    """What answers writes and claims: a RecordingWriter, or a model of storage."""
+
+    def ask(self, request: SessionWrite | SessionClaim) -> Outcome:
+        """Carry out a request; returns its outcome."""
+
+
 class Conversation:
     """A session as its actor writes it: keeps the epoch and the counters, and makes writes that start from them."""
 
-    def __init__(self, writer: RecordingWriter, key: str) -> None:
+    def __init__(self, storage: Storage, key: str) -> None:
         self.key = key
         self.epoch = 0
         self.last_event_seq = 0
         self.processed_event_seq = 0
         self.last_effect_seq = 0
-        self._writer = writer
+        self._storage = storage
 
     def claim(self) -> SessionSnapshot:
         """Claim the session, and go on from what is stored."""
-        outcome = self._writer.ask(SessionClaim(session_key=self.key))
+        outcome = self._storage.ask(SessionClaim(session_key=self.key))
         assert isinstance(outcome, SessionClaimed)
         snapshot = outcome.snapshot
         self.epoch = snapshot.epoch
@@ -264,7 +274,7 @@ class Conversation:
 
     def commit(self, write: SessionWrite) -> WriteCommitted:
         """Have a write committed, and follow it."""
-        outcome = self._writer.ask(write)
+        outcome = self._storage.ask(write)
         assert isinstance(outcome, WriteCommitted), outcome
         self.follow(write)
         return outcome

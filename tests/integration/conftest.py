@@ -31,7 +31,9 @@ def server_dsn() -> Iterator[str]:
         server = EmbeddedPostgres.start(Path(folder).resolve() / "data", report=lambda _: None)
         try:
             with open_query(server.dsn.replace("callboard@/callboard", "postgres@/postgres")) as query:
-                query("ALTER SYSTEM SET fsync = off")  # a clone takes a tenth of the time; nobody pulls the plug here
+                # Clones take a tenth of the time so, and nobody pulls the plug here.
+                for setting in ("fsync = off", "autovacuum = off", "max_wal_size = '4GB'"):
+                    query(f"ALTER SYSTEM SET {setting}")
                 query("SELECT pg_reload_conf()")
             yield server.dsn
         finally:

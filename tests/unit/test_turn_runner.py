@@ -375,7 +375,7 @@ def test_coroutine_instead_of_a_stream_fails() -> None:
     assert "coroutine" in failure.detail
 
 
-@pytest.mark.parametrize("returned", [None, [Token(text="a")], iter([Token(text="a")]), "text"], ids=repr)
+@pytest.mark.parametrize("returned", [None, [Token(text="a")], iter([Token(text="a")]), "text"], ids=["none", "list", "iterator", "text"])
 def test_answer_that_is_no_stream_fails(returned: Any) -> None:
     assert "not an asynchronous iterator" in fail_turn(lambda _turn: returned).detail
 
