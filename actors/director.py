@@ -16,6 +16,7 @@ from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited, De
 
 from actors.base import BaseActor
 from actors.messages import (
+    ConfirmClaim,
     DrainSessions,
     HaltSessions,
     NotifyConnection,
@@ -136,7 +137,11 @@ class SessionDirector(BaseActor):
         """Accepted events that nobody holds: an actor for each session processes them."""
         self._poll_failed = False
         for session_key in message.session_keys:
-            if not self._halted and session_key not in self._children:
+            child = self._children.get(session_key)
+            if child is not None:
+                # Of an owner that lost the session to another node, which then died; or claimed since the poll.
+                self.send(child.address, ConfirmClaim())
+            elif not self._halted:
                 log.info(
                     "Picked up unprocessed events of %s",
                     session_key,

@@ -98,8 +98,10 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         raise RuntimeError("listen() would block the event loop; answers arrive at an actor")
 
     def _enqueue(self, send: PendingSend) -> None:
+        if self._stopped:
+            return
         self._pendingSends.append(send)
-        if self._drain_scheduled or self._stopped:
+        if self._drain_scheduled:
             return
         self._drain_scheduled = True
         if threading.get_ident() == self._thread_id:
@@ -150,13 +152,13 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
                 self.actor_send(target.address, sender, PoisonMessage(message, "the handler raised"))
         if isinstance(message, ChildActorExited):
             target.removeChild(message.childAddress)
+            # One that could not be made is registered until its parent has heard of it.
+            self.actorRegistry.pop(message.childAddress.actorAddressString, None)
 
     def _remove(self, target: ActorRef) -> None:
-        """Take an exited actor out of everything that refers to it, its children first."""
-        for child in list(target._yung):
-            reference = self.actorRegistry.get(child.actorAddressString)
-            if reference is not None:
-                self._remove(reference)
+        """Take an exited actor out of everything that refers to it; its children are asked to exit, too."""
+        for child in target._yung:
+            self.actor_send(self.system.systemAddress, child, ActorExitRequest())
         target.instance = None
         self.actorRegistry.pop(target.address.actorAddressString, None)
         if self.actorRegistry.get("DeadLetterBox") is target:
@@ -199,12 +201,22 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         super().shutdown()
 
 
+class LoopActorSystem(ActorSystem):  # type: ignore[misc]
+    """Drops what it is told after its shutdown, as tasks and threads may still have something to say."""
+
+    def shutdown(self) -> None:
+        """Stop at once."""
+        base: LoopSystemBase = getattr(self, "_systemBase")  # noqa: B009 (Thespian has no types)
+        super().shutdown()
+        self._systemBase = base
+
+
 def start_actor_system(loop: asyncio.AbstractEventLoop) -> ActorSystem:
     """Return an actor system that runs on `loop`; to be called on the loop's thread.
 
     It is independent of every other ActorSystem of the process (Thespian would otherwise share the first one's base).
     """
-    return ActorSystem(systemBase=LoopSystemBase(loop), transientUnique=True)
+    return LoopActorSystem(systemBase=LoopSystemBase(loop), transientUnique=True)
 
 
 Tell = Callable[[ActorAddress, object], None]

@@ -157,6 +157,14 @@ class SessionStopped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmClaim:
+    """SessionDirector -> SessionActor: the database names another owner; find out whether the session is still yours.
+
+    An idle actor makes sure by a write of nothing; one that is busy finds out by its next write.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EffectsCommitted:
     """SessionActor -> DeliveryActor: durable now, show them. `seq` ascending without a gap."""
 

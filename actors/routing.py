@@ -199,7 +199,8 @@ def _offer(
 ) -> tuple[Subscriber, list[Command]]:
     """Give committed effects to one subscriber, as its state allows."""
     if subscriber.is_reading:
-        kept = (*subscriber.buffer, *effects)
+        is_next = not subscriber.buffer or effects[0].from_seq <= subscriber.buffer[-1].seq + 1
+        kept = (*subscriber.buffer, *effects) if is_next else effects
         return replace(subscriber, buffer=kept if len(kept) <= BUFFERED_EFFECTS else ()), []
     fresh = _after(effects, subscriber.cursor)
     if not subscriber.is_live or not fresh:

@@ -11,6 +11,7 @@ from actors.base import BaseActor
 from actors.messages import (
     AgentFailed,
     AgentFinished,
+    ConfirmClaim,
     EffectsCommitted,
     HaltSessions,
     NotifyConnection,
@@ -95,6 +96,10 @@ class SessionActor(BaseActor):
 
     def receiveMsg_SessionClaimed(self, message: SessionClaimed, _sender: ActorAddress) -> None:  # noqa: N802
         """The session is this actor's."""
+        self._take(message)
+
+    def receiveMsg_ConfirmClaim(self, message: ConfirmClaim, _sender: ActorAddress) -> None:  # noqa: N802
+        """The session may have another owner."""
         self._take(message)
 
     def receiveMsg_WriteCommitted(self, message: WriteCommitted, _sender: ActorAddress) -> None:  # noqa: N802

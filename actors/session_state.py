@@ -31,7 +31,14 @@ from actors.effect_frames import (
     make_restarted,
     make_token,
 )
-from actors.messages import AgentFailed, AgentFinished, SubmitCancel, SubmitUserMessage, TokenProduced
+from actors.messages import (
+    AgentFailed,
+    AgentFinished,
+    ConfirmClaim,
+    SubmitCancel,
+    SubmitUserMessage,
+    TokenProduced,
+)
 from storage.records import (
     CANCEL_PREFIX,
     CheckpointRecord,
@@ -306,6 +313,7 @@ Message = (
     SubmitUserMessage
     | SubmitCancel
     | SessionClaimed
+    | ConfirmClaim
     | WriteCommitted
     | WriteDuplicated
     | WriteFenced
@@ -351,6 +359,8 @@ def _apply(state: SessionState, message: Message, now_s: float) -> Step:
             return _take_failure(state, message)
         case SessionClaimed():
             return _begin(state, message, now_s)
+        case ConfirmClaim():
+            return _confirm(state)
         case WriteCommitted():
             return _take_commit(state, message)
         case WriteDuplicated():
@@ -466,6 +476,29 @@ def _begin(state: SessionState, message: SessionClaimed, now_s: float) -> Step:
         checkpoint=snapshot.checkpoint,
         queue=queue,
     ), []
+
+
+def _confirm(state: SessionState) -> Step:
+    """Write nothing, which tells whether the session is still this actor's. Whoever is busy finds out anyway."""
+    if state.phase is not Phase.ACTIVE or not state.is_idle:
+        return state, []
+    write = SessionWrite(
+        session_key=state.session_key,
+        epoch=state.epoch,
+        base_event_seq=state.last_event_seq,
+        base_effect_seq=state.last_effect_seq,
+        processed_event_seq=state.processed_event_seq,
+    )
+    flight = InFlight(
+        write=write,
+        submitted=(),
+        turn_before=None,
+        queue_before=(),
+        queue_after=(),
+        turn_after=None,
+        ends_turn=False,
+    )
+    return replace(state, in_flight=flight), [Submit(write=write)]
 
 
 def _take_commit(state: SessionState, message: WriteCommitted) -> Step:
@@ -685,10 +718,10 @@ class _Draft:
 
 def _compose(state: SessionState, now_s: float) -> Step:
     """Put all that waits into one write, if anything does."""
-    state, repeats = _drop_repeats(state)
     draft = _Draft(state=state, queue=list(state.queue), turn=state.turn)
     runs = state.runs
-    _draft_events(draft)
+    submitted, left = _set_repeats_aside(state.inbox)
+    _draft_events(draft, submitted)
     ends_turn = False
     turn_after = None
     if draft.turn is not None and draft.turn.stage is not Stage.STARTING:
@@ -700,7 +733,7 @@ def _compose(state: SessionState, now_s: float) -> Step:
         runs += 1
         turn_after = _draft_start(draft, draft.queue.pop(0), runs)
     if not (draft.events or draft.effects or draft.turn_starts or draft.turn_ends):
-        return state, repeats
+        return state, []
     write = SessionWrite(
         session_key=state.session_key,
         epoch=state.epoch,
@@ -715,37 +748,41 @@ def _compose(state: SessionState, now_s: float) -> Step:
     )
     flight = InFlight(
         write=write,
-        submitted=state.inbox,
+        submitted=submitted,
         turn_before=state.turn,
         queue_before=state.queue,
         queue_after=tuple(draft.queue),
         turn_after=turn_after,
         ends_turn=ends_turn,
     )
-    state = replace(state, inbox=(), turn=draft.turn, in_flight=flight, runs=runs)
-    return state, [*repeats, *draft.commands, Submit(write=write)]
+    state = replace(state, inbox=left, turn=draft.turn, in_flight=flight, runs=runs)
+    return state, [*draft.commands, Submit(write=write)]
 
 
-def _drop_repeats(state: SessionState) -> Step:
-    """Take requests out of the inbox that stand in it twice: storage takes an id once in a write."""
-    first: dict[tuple[type, str], SubmitUserMessage | SubmitCancel] = {}
-    kept = []
-    commands: list[Command] = []
-    for submitted in state.inbox:
-        if submitted.request_id is not None:
-            before = first.setdefault((type(submitted), submitted.request_id), submitted)
-            if before is not submitted:
-                if isinstance(submitted, SubmitUserMessage) and isinstance(before, SubmitUserMessage):
-                    commands += [] if submitted.text == before.text else [_conflict(submitted)]
-                continue
-        kept.append(submitted)
-    return (state if len(kept) == len(state.inbox) else replace(state, inbox=tuple(kept))), commands
+def _set_repeats_aside(
+    inbox: tuple[SubmitUserMessage | SubmitCancel, ...],
+) -> tuple[tuple[SubmitUserMessage | SubmitCancel, ...], tuple[SubmitUserMessage | SubmitCancel, ...]]:
+    """Part the inbox into what goes into a write and what waits for the next: storage takes an id once in a write.
+
+    A repeat is judged by what has become of the first, which is known after that write.
+    """
+    seen: set[tuple[type, str]] = set()
+    taken, left = [], []
+    for submitted in inbox:
+        name = (type(submitted), submitted.request_id) if submitted.request_id is not None else None
+        if name in seen:
+            left.append(submitted)
+        else:
+            taken.append(submitted)
+            if name is not None:
+                seen.add(name)
+    return tuple(taken), tuple(left)
 
 
-def _draft_events(draft: _Draft) -> None:
-    """Turn the inbox into events, and let its cancels take hold."""
+def _draft_events(draft: _Draft, inbox: tuple[SubmitUserMessage | SubmitCancel, ...]) -> None:
+    """Turn submitted messages into events, and let the cancels among them take hold."""
     cancelled = set()
-    for submitted in draft.state.inbox:
+    for submitted in inbox:
         seq = draft.state.last_event_seq + len(draft.events) + 1
         if isinstance(submitted, SubmitCancel):
             cancelled.add(submitted.request_id)

@@ -7,10 +7,11 @@ does, the session hears exactly one `AgentFinished` or `AgentFailed`, unless the
 import asyncio
 import json
 import logging
+import re
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -28,6 +29,9 @@ CLOSE_TIMEOUT_S: Final = 5.0
 
 MAX_CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 """The largest checkpoint, as JSON."""
+
+NUL_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL in JSON text, which jsonb cannot hold; not the same characters spelt out, behind an escaped backslash."""
 
 FAILED_TEXT: Final = "the agent failed to answer"
 """What users read of an error that is not meant for them."""
@@ -95,27 +99,29 @@ class TurnRunner:
         try:
             stream = open_stream(self._agent, turn)
             final = await self._consume(stream)
-            self._conclude(AgentFinished(run=self._run_number, checkpoint=final.checkpoint, usage=final.usage))
+            self._conclude(final)
         except asyncio.CancelledError:
             # By stop(), whose word this then is not, or by the agent's own doing.
             self._fail("agent_error", FAILED_TEXT, "the agent's task was cancelled")
-        except AgentError as error:
-            self._fail("agent_error", printable(str(error)) or FAILED_TEXT, repr(error), retryable=error.retryable)
         except ProtocolViolation as error:
             self._fail("agent_error", FAILED_TEXT, str(error))
         except BaseException as error:  # noqa: BLE001 (an agent may raise anything; SystemExit would end the server)
-            log_agent_exception(error)
-            self._fail("agent_error", FAILED_TEXT, f"raised {type(error).__name__}")
+            said = describe_agent_error(error)
+            if said is None:
+                log_agent_exception(error)
+            is_retryable = isinstance(error, AgentError) and getattr(error, "retryable", False) is True
+            detail = f"raised {type(error).__name__}" + (f": {said}" if said else "")
+            self._fail("agent_error", said or FAILED_TEXT, detail, retryable=is_retryable)
         if stream is not None:
             await close_stream(stream)
 
-    async def _consume(self, stream: AsyncIterator[object]) -> protocol.Final:
-        """Post tokens until the agent is through; returns its Final, or an empty one."""
+    async def _consume(self, stream: AsyncIterator[object]) -> AgentFinished:
+        """Post tokens until the agent is through; returns what its Final says, or nothing if it gives none."""
         resumed_at = time.perf_counter()
         async for item in stream:
             if isinstance(item, protocol.Final):
-                check_final(item)
-                return item
+                checkpoint = check_final(item)
+                return AgentFinished(run=self._run_number, checkpoint=checkpoint, usage=item.usage)
             if not isinstance(item, Token):
                 raise ProtocolViolation(f"the agent yielded {type(item).__name__}, not Token or Final")
             check_text(item.text)
@@ -126,7 +132,7 @@ class TurnRunner:
             if time.perf_counter() - resumed_at >= YIELD_AFTER_S:
                 await asyncio.sleep(0)
                 resumed_at = time.perf_counter()
-        return protocol.Final()
+        return AgentFinished(run=self._run_number, checkpoint=None, usage=None)
 
     def _fail(self, code: str, message: str, detail: str, *, retryable: bool = False) -> None:
         self._conclude(
@@ -166,6 +172,16 @@ async def close_stream(stream: AsyncIterator[object]) -> None:
         log_agent_exception(error)
 
 
+def describe_agent_error(error: BaseException) -> str | None:
+    """Return what an AgentError wants its user to read; None for other errors, and if it cannot say it."""
+    if not isinstance(error, AgentError):
+        return None
+    try:
+        return printable(str(error)) or None
+    except Exception:  # noqa: BLE001 (the agent's own class)
+        return None
+
+
 def log_agent_exception(error: BaseException) -> None:
     """Log where an agent raised, and the class; not the text, which may quote the conversation."""
     log.warning(
@@ -189,8 +205,11 @@ def check_text(text: object) -> None:
             raise ProtocolViolation("a token's text holds a lone surrogate") from error
 
 
-def check_final(final: protocol.Final) -> None:
-    """Raise ProtocolViolation unless checkpoint and usage can be stored."""
+def check_final(final: protocol.Final) -> Any:
+    """Return the checkpoint as it comes back from storage; raise ProtocolViolation if it or the usage cannot be stored.
+
+    So the next turn gets the same from memory as after a restart, and nothing that the agent still changes.
+    """
     if final.usage is not None:
         if not isinstance(final.usage, TokenUsage):
             raise ProtocolViolation(f"usage is {type(final.usage).__name__}, not TokenUsage")
@@ -198,15 +217,16 @@ def check_final(final: protocol.Final) -> None:
             if not isinstance(count, int) or not 0 <= count < 2**31:
                 raise ProtocolViolation("usage counts must be whole numbers from 0 to 2147483647")
     try:
-        json.dumps(final.checkpoint, allow_nan=False)
-        encoded = msgspec.json.encode(final.checkpoint)
-        msgspec.json.decode(encoded)
+        encoded = json.dumps(final.checkpoint, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        size = len(encoded.encode())
+        checkpoint = msgspec.json.decode(encoded)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise ProtocolViolation(f"the checkpoint is not a JSON document: {type(error).__name__}") from error
-    if b"\\u0000" in encoded:
+    if NUL_ESCAPE.search(encoded):
         raise ProtocolViolation("the checkpoint holds a NUL character")
-    if len(encoded) > MAX_CHECKPOINT_BYTES:
+    if size > MAX_CHECKPOINT_BYTES:
         raise ProtocolViolation(f"the checkpoint is over {MAX_CHECKPOINT_BYTES} bytes")
+    return checkpoint
 
 
 def printable(text: str) -> str:

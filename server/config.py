@@ -28,19 +28,34 @@ def setting(
     *,
     default: Any = None,
     factory: Callable[[], Any] | None = None,
+    is_secret: bool = False,
 ) -> Any:
-    """Declare a field of Settings: its option, its variable, its parser (ValueError says what is expected), its use."""
-    metadata = {"option": option, "variable": variable, "parse": parse, "doc": doc}
+    """Declare a field of Settings.
+
+    Args:
+        option: Its option.
+        variable: Its environment variable.
+        parse: Makes its value of text; ValueError says what is expected.
+        doc: Its use, for `--help`.
+        default: Its value if neither is given.
+        factory: Makes that value, instead.
+        is_secret: True keeps its value out of errors and `repr`.
+    """
+    metadata = {"option": option, "variable": variable, "parse": parse, "doc": doc, "is_secret": is_secret}
     if factory is not None:
-        return field(default_factory=factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return field(default_factory=factory, metadata=metadata, repr=not is_secret)
+    return field(default=default, metadata=metadata, repr=not is_secret)
+
+
+MAX_DIGITS = 20
+"""More than any setting has; Python refuses to read very long numbers in words of its own."""
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
     """Return a parser of whole numbers in a range."""
 
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdecimal() or not low <= int(text) <= high:
+        if not text.isascii() or not text.isdecimal() or len(text) > MAX_DIGITS or not low <= int(text) <= high:
             raise ValueError(f"expected a whole number from {low} to {high}")
         return int(text)
 
@@ -113,7 +128,10 @@ def database_url(text: str) -> str:
 
 def path(text: str) -> Path:
     """Parse a path; `~` is the home directory."""
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError("expected a path; there is no such home directory") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +152,11 @@ class Settings:
         factory=default_data_dir,
     )
     database_url: str | None = setting(
-        "--database-url", "DATABASE_URL", database_url, "A PostgreSQL 14 or newer to use instead of the embedded one."
+        "--database-url",
+        "DATABASE_URL",
+        database_url,
+        "A PostgreSQL 14 or newer to use instead of the embedded one.",
+        is_secret=True,
     )
     agents_file: Path | None = setting(
         "--agents", "CALLBOARD_AGENTS", path, "TOML file that names the agents; without one: eliza, echo, metronome."
@@ -217,6 +239,6 @@ def load_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
         try:
             values[declared.name] = declared.metadata["parse"](text)
         except ValueError as error:
-            shown = "the value given" if declared.name == "database_url" else repr(text)
+            shown = "the value given" if declared.metadata["is_secret"] else repr(text)
             raise ConfigError(f"{source}: {error}, got {shown}") from error
     return Settings(**values)

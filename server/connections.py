@@ -85,6 +85,7 @@ class Connection:
         self._report()
         if self._writer is not None:
             self._writer.cancel()
+            self._writer = None
 
     def _put(self, text: str | None, session_key: str | None, seq: int) -> None:
         if self._closed:

@@ -223,9 +223,9 @@ class Node:
         # Closing sockets first: what they took is reported, and goes with the last writes.
         await self._connections.close_all(close_codes.RESTART, "the server is stopping", timeout_s=1.0)
         await self._check_actors()  # their answers come after the mail before: the reports are with the writer now
+        self._system.shutdown()  # before what it uses; late answers of the threads are dropped
         await asyncio.to_thread(self._writer.close, timeout_s=WRITER_CLOSE_S)
         await asyncio.to_thread(self._reader.close)
-        self._system.shutdown()
         await self.agents.aclose()
 
     def end_grace(self) -> None:

@@ -60,8 +60,8 @@ def connected(database: peewee.Database) -> Iterator[None]:
     try:
         database.connect(reuse_if_open=True)
         yield
-    except (peewee.OperationalError, peewee.InterfaceError) as error:
-        if is_about_data(error):
+    except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
+        if not is_about_server(error):
             raise
         database.manual_close()
         raise DatabaseUnavailable(describe_error(error)) from error
@@ -70,10 +70,19 @@ def connected(database: peewee.Database) -> Iterator[None]:
             database.close()
 
 
-def is_about_data(error: BaseException) -> bool:
-    """Tell whether an OperationalError is the statement's own fault: class 54, too large or too deep for PostgreSQL."""
-    sqlstate = getattr(error.__context__, "pgcode", None)  # peewee raises its own error in handling the driver's
-    return sqlstate is not None and sqlstate.startswith("54")
+READ_ONLY = "25006"
+"""SQLSTATE of a write to a server that takes none: a standby after a failover, or one being maintained."""
+
+TOO_LARGE_CLASS = "54"
+"""SQLSTATE class of what is too large or too deep for PostgreSQL: an operational error, yet the data's fault."""
+
+
+def is_about_server(error: peewee.PeeweeException) -> bool:
+    """Tell whether an error says that the server cannot do it now, rather than that it cannot be done."""
+    sqlstate = getattr(error.__context__, "pgcode", None) or ""  # peewee raises its own error in handling the driver's
+    if isinstance(error, peewee.InternalError):
+        return bool(sqlstate == READ_ONLY)
+    return not sqlstate.startswith(TOO_LARGE_CLASS)
 
 
 def describe_error(error: BaseException) -> str:

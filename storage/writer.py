@@ -128,6 +128,7 @@ class StorageWriter:
         self._left_over: _Entry | None = None
         self._closing = threading.Event()
         self._reachable = threading.Event()
+        self._gave_up = False
         self._thread = threading.Thread(target=self._run, name="storage-writer", daemon=True)
 
     def start(self) -> None:
@@ -159,7 +160,7 @@ class StorageWriter:
         self._closing.set()
         self._queue.put(None)
         self._thread.join(timeout_s)
-        return not self._thread.is_alive() and self._queue.empty()
+        return not self._thread.is_alive() and not self._gave_up
 
     def _run(self) -> None:
         """The thread: batch after batch until `close`."""
@@ -226,6 +227,7 @@ class StorageWriter:
                         len(entries),
                         extra={"action": "writes_given_up"},
                     )
+                    self._gave_up = True
                     return []
                 self._closing.wait(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
                 pause_s = min(pause_s * 2, RECONNECT_MAX_S)

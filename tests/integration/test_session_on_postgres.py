@@ -178,14 +178,14 @@ class Stage:
 
     def effects(self) -> list[tuple[int, int, int, str]]:
         """Return the session's effects: seq, event, attempt and kind."""
-        return self.query(  # type: ignore[return-value]
+        return self.query(
             "SELECT seq, (payload->>'eventSeq')::int, (payload->>'attempt')::int, payload->>'type' "
             "FROM effects WHERE session_key = %s ORDER BY seq",
             KEY,
         )
 
     def turns(self) -> list[tuple[int, int, str]]:
-        return self.query("SELECT event_seq, attempt, status FROM turns ORDER BY 1, 2")  # type: ignore[return-value]
+        return self.query("SELECT event_seq, attempt, status FROM turns ORDER BY 1, 2")
 
     def ends(self) -> list[tuple[int, str]]:
         """Return the terminal effects: event and kind."""

@@ -305,7 +305,7 @@ class RandomSession:
         return SessionClaim(session_key=KEY)
 
     def _make_messages(self) -> SessionWrite:
-        events = []
+        events: list[EventRecord] = []
         for _ in range(self._random.randint(1, 3)):
             self._requests += 1
             name = self._random.choice([None, f"r{self._requests}"])

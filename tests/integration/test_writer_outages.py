@@ -115,7 +115,7 @@ def test_lost_answer_to_commit_is_found_out(
     fresh = Conversation(writer, "ann:eliza:t2")
     database = writer.writer._database
     commit = database.commit
-    lost = []
+    lost: list[bool] = []
 
     def lose_answer() -> None:
         commit()
@@ -145,7 +145,7 @@ def test_delivery_whose_commit_was_lost_is_counted_once(
     conversation.exchange("a")
     database = writer.writer._database
     commit = database.commit
-    lost = []
+    lost: list[bool] = []
 
     def lose_answer() -> None:
         commit()

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from actors.routing import (
     Command,
@@ -58,11 +57,12 @@ class StoredOutbox:
         self.status += [EffectStatus.PENDING] * len(fresh)
         return fresh
 
-    def read(self, after: int, limit: int) -> tuple[OutboxEffect, ...]:
-        """Effects above a cursor, a whole finished turn as its message alone."""
+    def read(self, after: int, limit: int, *, ended_by: int) -> tuple[OutboxEffect, ...]:
+        """Effects above a cursor, a whole turn as its message alone if that is not above `ended_by`."""
         begun = self.effects[after - 1].payload["eventSeq"] if after else 0
         beyond = self.effects[after:]
-        finished = {effect.payload["eventSeq"] for effect in beyond if effect.payload["type"] == "message"} - {begun}
+        messages = [effect for effect in beyond if effect.payload["type"] == "message" and effect.seq <= ended_by]
+        finished = {effect.payload["eventSeq"] for effect in messages} - {begun}
         found = []
         for effect in beyond:
             if effect.payload["type"] in COLLAPSIBLE and effect.payload["eventSeq"] in finished:
@@ -126,11 +126,13 @@ class DeliveryPlay:
         self.completed = 0  # as reported
         self._page = page
         self._names = 0
+        self._heads_at_start: dict[str, int] = {}
 
     def attach(self) -> str:
         self._names += 1
         name = f"c{self._names}"
         self.attaching.add(name)
+        self._heads_at_start[name] = self.outbox.head
         self.reads.append(PendingRead(name, None))
         return name
 
@@ -150,12 +152,13 @@ class DeliveryPlay:
     def run_read(self, place: int) -> None:
         read = self.reads[place]
         name = read.connection_id
+        ended_by = self._heads_at_start[name]
         if read.after is None:
             delivered, head = self.outbox.delivered, self.outbox.head
-            backlog = self.outbox.read(delivered, self._page)
+            backlog = self.outbox.read(delivered, self._page, ended_by=ended_by)
             read.answer = lambda route: attach(route, name, delivered=delivered, head=head, backlog=backlog)
         else:
-            found = self.outbox.read(read.after, self._page)
+            found = self.outbox.read(read.after, self._page, ended_by=ended_by)
             read.answer = lambda route: serve_page(route, name, found, complete=len(found) < self._page)
 
     def answer_read(self, place: int) -> None:
@@ -190,6 +193,11 @@ class DeliveryPlay:
     def notice_head(self, head: int) -> None:
         self._apply(notice_head(self.route, head))
 
+    def look_twice(self) -> None:
+        """Two looks at the heads: whoever is behind at both of them was missed by a push."""
+        self.notice_head(self.outbox.head)
+        self.notice_head(self.outbox.head)
+
     def store_report(self) -> None:
         self.outbox.report(self.reports.popleft())
 
@@ -210,7 +218,7 @@ class DeliveryPlay:
             elif behind := [name for name, client in self.clients.items() if client.taken < client.cursor]:
                 self.take(behind[0], self.clients[behind[0]].cursor)
             else:
-                self.notice_head(self.outbox.head)
+                self.look_twice()
                 if not (self.reports or self.reads):
                     return
 
@@ -244,7 +252,3 @@ class DeliveryPlay:
 
     def received(self, name: str) -> list[int]:
         return [effect.seq for effect in self.clients[name].received]
-
-
-def payloads(effects: Sequence[OutboxEffect]) -> list[Any]:
-    return [effect.payload for effect in effects]

@@ -1,4 +1,7 @@
-"""A session without PostgreSQL and without agents: storage in memory under the storage writer's guards, and a play on it."""
+"""A session without PostgreSQL and without agents.
+
+Storage is in memory, under the storage writer's guards; the play on it says what happens, and checks what is asked for.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -84,13 +87,9 @@ class StoredSession:
                 attempts=attempts,
                 shown_event_seq=self.effects[-1].payload["eventSeq"] if self.effects else 0,
                 checkpoint=self.checkpoint,
-                earlier=tuple(self._find_counterparts(self.events[self.processed_event_seq :])),
+                earlier=self._find_counterparts(unprocessed),
             )
         )
-
-    def _find_counterparts(self, events: list[EventRecord]) -> list[EventRecord]:
-        wanted = {counterpart_request_id(event) for event in events} - {None}
-        return [event for event in self.events if event.request_id in wanted]
 
     def apply(self, write: SessionWrite) -> WriteOutcome:
         duplicates, earlier = self._find_known(write)
@@ -223,9 +222,7 @@ class StoredSession:
     def list_unanswered(self) -> list[int]:
         answered = {effect.payload["eventSeq"] for effect in self.effects if effect.payload["type"] in TERMINAL}
         return [
-            event.seq
-            for event in self.events
-            if event.type is EventType.USER_MESSAGE and event.seq not in answered
+            event.seq for event in self.events if event.type is EventType.USER_MESSAGE and event.seq not in answered
         ]
 
 
@@ -249,9 +246,7 @@ class SessionPlay:
 
     def begin_anew(self) -> None:
         """A new actor, that has still to claim the session; of the one before nothing is left."""
-        self.state = SessionState(
-            session_key=KEY, queue_limit=self._queue_limit, coalesce_tokens=self._coalesce_tokens
-        )
+        self.state = SessionState(session_key=KEY, queue_limit=self._queue_limit, coalesce_tokens=self._coalesce_tokens)
         self.write: SessionWrite | None = None
         self.agent: RunningTurn | None = None
         self.is_held = False
@@ -307,9 +302,7 @@ class SessionPlay:
     def fail(self, *, code: str = "agent_error", retryable: bool = False) -> None:
         assert self.agent is not None, "no agent runs"
         run, self.agent, self.is_held = self.agent.run, None, False
-        self.tell(
-            AgentFailed(run=run, code=code, message="it failed", detail="for the operator", retryable=retryable)
-        )
+        self.tell(AgentFailed(run=run, code=code, message="it failed", detail="for the operator", retryable=retryable))
 
     def commit(self, *, times: int = 1) -> WriteOutcome:
         """Have storage carry out the write in flight, more than once if the answer to its COMMIT was lost."""

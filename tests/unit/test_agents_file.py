@@ -1,5 +1,6 @@
 import asyncio
 import builtins
+import logging
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -376,7 +377,9 @@ class Lamp:
         self.is_closed = True
 
 
-def test_agent_that_fails_to_close_keeps_no_other_open(caplog: pytest.LogCaptureFixture) -> None:
+def test_agent_that_fails_to_close_keeps_no_other_open(
+    caplog: pytest.LogCaptureFixture, error_logs: list[logging.LogRecord]
+) -> None:
     lamp = Lamp()
     agents: Mapping[str, Agent] = {"broken": Lamp(OSError("stuck")), "plain": EchoAgent(), "lamp": lamp}
     close(AgentRegistry(agents=agents, default_agent_id="plain"))

@@ -116,7 +116,7 @@ def test_gap_among_effects_kept_during_a_read_is_not_sent() -> None:
     name = play.attach()
     play.settle()
     play.commit("token", is_pushed=False)
-    play.notice_head(1)
+    play.look_twice()
     play.run_read(0)
     play.commit("token")
     play.push()
@@ -175,7 +175,7 @@ def test_more_than_the_buffer_holds_is_read_instead() -> None:
     name = play.attach()
     play.settle()
     play.commit("token", is_pushed=False)
-    play.notice_head(1)
+    play.look_twice()
     play.run_read(0)
     play.commit(*["token"] * (BUFFERED_EFFECTS + 1))
     play.push()
@@ -190,9 +190,28 @@ def test_more_than_the_buffer_holds_is_read_instead() -> None:
 
 
 def test_effects_that_nobody_pushed_are_read() -> None:
-    route, commands = notice_head(route_with(a=live(2)), 4)
-    assert commands == [ReadOutbox(connection_id="a", after=2)]
-    assert not route.subscribers["a"].is_live
+    play = DeliveryPlay()
+    name = play.attach()
+    play.settle()
+    play.commit("token", "token", is_pushed=False)
+    play.look_twice()
+    assert not play.route.subscribers[name].is_live
+    play.settle()
+    assert play.received(name) == [1, 2]
+    assert play.route.subscribers[name].is_live
+
+
+def test_effects_on_their_way_cause_no_read() -> None:
+    play = DeliveryPlay()
+    name = play.attach()
+    play.settle()
+    play.commit("token")
+    play.notice_head(1)
+    play.push()
+    play.take(name, 1)
+    play.notice_head(1)
+    assert play.reads == []
+    assert play.received(name) == [1]
 
 
 def test_heads_read_before_a_push_cause_no_read() -> None:

@@ -97,10 +97,12 @@ class RoutingMachine(RuleBasedStateMachine):
     def fail_read(self, pick: int) -> None:
         self.play.fail_read(pick % len(self.play.reads))
 
-    @rule(is_late=st.booleans())
-    def notice_head(self, is_late: bool) -> None:
+    @rule(looks=st.sampled_from(["stale", "one", "two"]))
+    def notice_head(self, looks: str) -> None:
         head, self.read_head = self.read_head, self.play.outbox.head
-        self.play.notice_head(head if is_late else self.play.outbox.head)
+        self.play.notice_head(head if looks == "stale" else self.read_head)
+        if looks == "two":
+            self.play.notice_head(self.read_head)
 
     @precondition(lambda self: self.play.reports)
     @rule()
@@ -143,4 +145,4 @@ class RoutingMachine(RuleBasedStateMachine):
 
 
 TestRouting = RoutingMachine.TestCase
-TestRouting.settings = settings(deadline=None, derandomize=True, max_examples=200, stateful_step_count=50)
+TestRouting.settings = settings(deadline=None, derandomize=True, max_examples=400, stateful_step_count=40)

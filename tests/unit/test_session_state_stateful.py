@@ -193,4 +193,4 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 TestSession = SessionMachine.TestCase
-TestSession.settings = settings(deadline=None, derandomize=True, max_examples=150, stateful_step_count=40)
+TestSession.settings = settings(deadline=None, derandomize=True, max_examples=250, stateful_step_count=50)

@@ -311,7 +311,9 @@ def test_checkpoint_that_cannot_be_stored_ends_the_turn(checkpoint: Any) -> None
     [
         pytest.param({}, id="empty"),
         pytest.param(0, id="zero"),
-        pytest.param({"history": [["user", "héllo 😀"], ["assistant", "1 < 2"]], "n": -1.5e300, "b": True}, id="history"),
+        pytest.param(
+            {"history": [["user", "héllo 😀"], ["assistant", "1 < 2"]], "n": -1.5e300, "b": True}, id="history"
+        ),
         pytest.param([2**63 - 1, -(2**63)], id="64 bits"),
         pytest.param("how do I write \\u0000 in JSON?", id="an escape spelt out"),
     ],
@@ -340,7 +342,7 @@ def test_next_turn_gets_what_a_restart_would_give(checkpoint: Any) -> None:
 
 
 def test_checkpoint_is_not_the_agents_own_object() -> None:
-    kept: list[str] = []
+    kept: list[Any] = []
 
     async def stream(_turn: Turn) -> AsyncIterator[Any]:
         yield Token(text="a")
@@ -375,7 +377,9 @@ def test_coroutine_instead_of_a_stream_fails() -> None:
     assert "coroutine" in failure.detail
 
 
-@pytest.mark.parametrize("returned", [None, [Token(text="a")], iter([Token(text="a")]), "text"], ids=["none", "list", "iterator", "text"])
+@pytest.mark.parametrize(
+    "returned", [None, [Token(text="a")], iter([Token(text="a")]), "text"], ids=["none", "list", "iterator", "text"]
+)
 def test_answer_that_is_no_stream_fails(returned: Any) -> None:
     assert "not an asynchronous iterator" in fail_turn(lambda _turn: returned).detail
 

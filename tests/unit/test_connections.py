@@ -1,0 +1,341 @@
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from server import close_codes
+from server.connections import MAX_QUEUED_BYTES, Connection, Connections, SocketClosed
+from storage.records import OutboxEffect
+from tests.unit.clock_model import run_jumping, wait_until
+
+KEY = "ann:echo:main"
+OTHER_KEY = "ann:eliza:main"
+
+
+class GatedSocket:
+    """Takes frames while its gate is open; the one that waits at a closed gate is not taken yet."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self.closed: list[tuple[int, str]] = []
+        self.writers = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._is_cut = False
+
+    async def write_text(self, text: str) -> None:
+        self.writers += 1
+        assert self.writers == 1, "two writers at a time"
+        try:
+            await asyncio.sleep(0)
+            await self.gate.wait()
+            if self._is_cut:
+                raise SocketClosed
+            self.taken.append(json.loads(text))
+        finally:
+            self.writers -= 1
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed.append((code, reason))
+
+    def cut(self) -> None:
+        """The peer is gone: whoever writes learns of it."""
+        self._is_cut = True
+        self.gate.set()
+
+    @property
+    def values(self) -> list[str]:
+        return [frame.get("value") or frame.get("message", "") for frame in self.taken]
+
+
+class Peer:
+    """A connection with its socket, and what was reported of it."""
+
+    def __init__(self, name: str = "c1") -> None:
+        self.socket = GatedSocket()
+        self.reports: list[tuple[str, str, int]] = []
+        self.connection = Connection(name, self.socket, lambda *report: self.reports.append(report))
+
+    def send(self, first: int, last: int, session_key: str = KEY) -> None:
+        self.connection.send_effects(session_key, [make_token(seq) for seq in range(first, last + 1)])
+
+    async def idle(self) -> None:
+        await wait_until(lambda: not self.connection.is_busy)
+
+
+def make_token(seq: int, *, kind: str = "token") -> OutboxEffect:
+    return OutboxEffect(seq=seq, from_seq=seq, payload={"type": kind, "eventSeq": 1, "attempt": 1, "value": str(seq)})
+
+
+def notice(text: str) -> dict[str, Any]:
+    return {"type": "error", "code": "bad_request", "message": text, "retryable": False}
+
+
+def on_loop(main: Callable[[Peer], Coroutine[Any, Any, None]]) -> None:
+    async def play() -> None:
+        await main(Peer())
+
+    run_jumping(play)
+
+
+def test_frames_are_written_in_order() -> None:
+    async def main(peer: Peer) -> None:
+        peer.send(1, 2)
+        peer.connection.send_frame(notice("n"))
+        peer.send(3, 3)
+        await wait_until(lambda: len(peer.socket.taken) == 2)
+        peer.send(4, 5)
+        await peer.idle()
+        assert peer.socket.values == ["1", "2", "n", "3", "4", "5"]
+
+    on_loop(main)
+
+
+def test_what_the_socket_took_is_reported_once() -> None:
+    async def main(peer: Peer) -> None:
+        peer.send(1, 3)
+        await peer.idle()
+        peer.send(4, 4)
+        await peer.idle()
+        peer.connection.drop()
+        assert peer.reports == [("c1", KEY, 3), ("c1", KEY, 4)]
+
+    on_loop(main)
+
+
+def test_nothing_is_reported_before_it_is_taken() -> None:
+    async def main(peer: Peer) -> None:
+        peer.socket.gate.clear()
+        peer.send(1, 2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert peer.reports == []
+        assert peer.connection.is_busy
+        peer.socket.gate.set()
+        await peer.idle()
+        assert peer.reports == [("c1", KEY, 2)]
+
+    on_loop(main)
+
+
+def test_sessions_are_reported_each_for_itself() -> None:
+    async def main(peer: Peer) -> None:
+        peer.send(1, 2)
+        peer.send(7, 8, OTHER_KEY)
+        await peer.idle()
+        assert sorted(peer.reports) == [("c1", KEY, 2), ("c1", OTHER_KEY, 8)]
+
+    on_loop(main)
+
+
+def test_effect_that_is_not_shown_counts_as_taken() -> None:
+    async def main(peer: Peer) -> None:
+        peer.connection.send_effects(KEY, [make_token(1), make_token(2, kind="restarted")])
+        await peer.idle()
+        assert peer.socket.values == ["1"]
+        assert peer.reports == [("c1", KEY, 2)]
+
+    on_loop(main)
+
+
+def test_notices_are_not_reported() -> None:
+    async def main(peer: Peer) -> None:
+        peer.connection.send_frame(notice("n"))
+        await peer.idle()
+        assert peer.reports == []
+
+    on_loop(main)
+
+
+def test_dropped_connection_reports_what_was_taken_first() -> None:
+    async def main(peer: Peer) -> None:
+        peer.send(1, 4)
+        await wait_until(lambda: len(peer.socket.taken) == 2)
+        peer.socket.gate.clear()
+        peer.connection.drop()
+        assert peer.reports == [("c1", KEY, 2)]
+        peer.socket.gate.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert peer.reports == [("c1", KEY, 2)]
+        assert peer.socket.values == ["1", "2"]
+        assert not peer.connection.is_busy
+
+    on_loop(main)
+
+
+def test_connection_dropped_before_any_write_reports_nothing() -> None:
+    async def main(peer: Peer) -> None:
+        peer.send(1, 2)
+        peer.connection.drop()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (peer.reports, peer.socket.taken) == ([], [])
+        assert not peer.connection.is_busy
+
+    on_loop(main)
+
+
+def test_dropped_connection_takes_nothing_more() -> None:
+    async def main(peer: Peer) -> None:
+        peer.connection.drop()
+        peer.connection.drop()
+        peer.send(1, 1)
+        peer.connection.send_frame(notice("n"))
+        assert not peer.connection.is_busy
+        assert peer.reports == []
+
+    on_loop(main)
+
+
+def test_socket_that_closes_midway_ends_the_writing() -> None:
+    async def main(peer: Peer) -> None:
+        peer.send(1, 4)
+        await wait_until(lambda: len(peer.socket.taken) == 2)
+        peer.socket.cut()
+        await peer.idle()
+        assert peer.reports == [("c1", KEY, 2)]
+        peer.send(5, 5)
+        assert not peer.connection.is_busy
+        peer.connection.drop()
+        assert peer.reports == [("c1", KEY, 2)]
+
+    on_loop(main)
+
+
+def test_idle_connection_keeps_no_task() -> None:
+    async def main(peer: Peer) -> None:
+        peer.send(1, 3)
+        await peer.idle()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    on_loop(main)
+
+
+def test_busy_connection_has_one_writer() -> None:
+    async def main(peer: Peer) -> None:
+        peer.socket.gate.clear()
+        for seq in range(1, 20):
+            peer.send(seq, seq)
+            await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 2
+        peer.socket.gate.set()
+        await peer.idle()
+        assert peer.socket.values == [str(seq) for seq in range(1, 20)]
+
+    on_loop(main)
+
+
+def test_notices_that_nobody_reads_close_the_connection() -> None:
+    async def main(peer: Peer) -> None:
+        peer.socket.gate.clear()
+        text = "x" * 10_000
+        for _ in range(2 * MAX_QUEUED_BYTES // len(text)):
+            peer.connection.send_frame(notice(text))
+        assert [code for code, _ in peer.socket.closed] == [close_codes.POLICY]
+        peer.connection.drop()
+
+    on_loop(main)
+
+
+def test_notices_that_are_read_close_nothing() -> None:
+    async def main(peer: Peer) -> None:
+        text = "x" * 10_000
+        for _ in range(2 * MAX_QUEUED_BYTES // len(text)):
+            peer.connection.send_frame(notice(text))
+            await peer.idle()
+        assert peer.socket.closed == []
+
+    on_loop(main)
+
+
+def test_effects_alone_never_close_the_connection() -> None:
+    async def main(peer: Peer) -> None:
+        peer.socket.gate.clear()
+        text = "x" * MAX_QUEUED_BYTES
+        payload = {"type": "token", "eventSeq": 1, "attempt": 1, "value": text}
+        for seq in range(1, 4):
+            peer.connection.send_effects(KEY, [OutboxEffect(seq=seq, from_seq=seq, payload=payload)])
+        assert peer.socket.closed == []
+        peer.connection.drop()
+
+    on_loop(main)
+
+
+def test_close_reports_and_closes_once() -> None:
+    async def main(peer: Peer) -> None:
+        peer.send(1, 3)
+        await wait_until(lambda: len(peer.socket.taken) == 2)
+        peer.connection.close(1012, "bye")
+        peer.connection.close(1012, "bye")
+        assert peer.socket.closed == [(1012, "bye")]
+        assert peer.reports == [("c1", KEY, 2)]
+        peer.connection.drop()
+        assert peer.reports == [("c1", KEY, 2)]
+
+    on_loop(main)
+
+
+# All connections
+
+
+def test_frames_go_to_the_connection_they_name() -> None:
+    async def main() -> None:
+        connections, first, second = Connections(), Peer("c1"), Peer("c2")
+        for peer in (first, second):
+            connections.add(peer.connection)
+        connections.send_effects("c1", KEY, [make_token(1)])
+        connections.send_notice("c2", notice("n"))
+        await first.idle()
+        await second.idle()
+        assert (first.socket.values, second.socket.values) == (["1"], ["n"])
+        assert len(connections) == 2
+
+    run_jumping(main)
+
+
+def test_connection_that_is_gone_is_passed_over() -> None:
+    async def main() -> None:
+        connections, peer = Connections(), Peer("c1")
+        connections.add(peer.connection)
+        connections.remove("c1")
+        connections.remove("c1")
+        connections.send_effects("c1", KEY, [make_token(1)])
+        connections.send_notice("c1", notice("n"))
+        assert len(connections) == 0
+        assert peer.socket.taken == []
+
+    run_jumping(main)
+
+
+def test_closing_all_lets_queues_empty_first() -> None:
+    async def main() -> None:
+        connections, peer = Connections(), Peer("c1")
+        connections.add(peer.connection)
+        peer.send(1, 3)
+        await connections.close_all(1012, "bye", timeout_s=1)
+        assert peer.socket.values == ["1", "2", "3"]
+        assert peer.socket.closed == [(1012, "bye")]
+        assert peer.reports == [("c1", KEY, 3)]
+
+    run_jumping(main)
+
+
+def test_closing_all_does_not_wait_for_the_slow() -> None:
+    async def main() -> None:
+        connections, slow, quick = Connections(), Peer("c1"), Peer("c2")
+        for peer in (slow, quick):
+            connections.add(peer.connection)
+        slow.socket.gate.clear()
+        slow.send(1, 3)
+        quick.send(1, 1)
+        started_s = asyncio.get_running_loop().time()
+        await connections.close_all(1012, "bye", timeout_s=1)
+        assert asyncio.get_running_loop().time() - started_s == pytest.approx(1, abs=0.1)
+        assert slow.socket.closed == quick.socket.closed == [(1012, "bye")]
+        assert slow.reports == []
+        connections.remove("c1")
+
+    run_jumping(main)
