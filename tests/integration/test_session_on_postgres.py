@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -706,6 +707,22 @@ def test_stop_grants_running_turns_their_grace(play: Play) -> None:
         last = len(stage.effects())
         assert stage.counters() == (1, 1, last, last)
         assert stage.statuses() == {"completed"}
+
+    play(scene)
+
+
+def test_stop_waits_for_a_slow_read_in_silence(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        node = stage.start(effect_poll_interval_ms=10)
+        client = await connect(node)
+        await client.ask("one")
+        hold = threading.Event()
+        node._reader.submit(hold.wait)
+        stopping = asyncio.create_task(node.stop())
+        await eventually(lambda: node._reader._threads._shutdown)
+        await asyncio.sleep(0.1)  # ten polls' time: that none of them fails has no event to wait for
+        hold.set()
+        await stopping
 
     play(scene)
 

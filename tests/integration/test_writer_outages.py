@@ -15,7 +15,7 @@ import pytest
 from storage.database import migrate
 from storage.embedded import EmbeddedPostgres
 from storage.records import EffectStatus, SessionClaim, SessionClaimed, TurnStart, WriteCommitted
-from tests.integration.conftest import OpenWriter
+from tests.integration.conftest import OpenWriter, find_memory_folder
 from tests.postgres import (
     UNREACHABLE_DSN,
     Conversation,
@@ -226,7 +226,8 @@ class OwnServer:
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[OwnServer]:
-    with tempfile.TemporaryDirectory(prefix="callboard-test-") as folder, ExitStack() as stack:
+    memory = find_memory_folder()
+    with tempfile.TemporaryDirectory(prefix="callboard-test-", dir=memory) as folder, ExitStack() as stack:
         server = OwnServer(Path(folder).resolve() / "data")
         stack.callback(server.stop)
         migrate(server.dsn)

@@ -69,7 +69,9 @@ class StoredOutbox:
                 continue
             found.append(OutboxEffect(seq=effect.seq, from_seq=after + 1, payload=effect.payload))
             after = effect.seq
-        return tuple(found[:limit])
+            if len(found) == limit:
+                break
+        return tuple(found)
 
     def report(self, delivery: EffectsDelivery) -> None:
         starts = {
