@@ -6,7 +6,7 @@
      │                               v                  │EffectsCommitted
      └──frames── DeliveryActor <─────┴──────────────────┘    agent's task ──TokenProduced──> SessionActor
 
-A session actor's life (`session_state` has the details of a turn):
+A session actor's life (`session_state` and `session_steps` have the details of a turn):
 
     created ──> claiming ──> idle <──────────────> working
                                │ SESSION_IDLE_S       │ fenced, refused, failed

@@ -1,4 +1,4 @@
-"""SessionActor: a thin shell around `session_state`. It carries out what that decides, and decides nothing itself."""
+"""SessionActor: a thin shell around `session_steps`. It carries out what that decides, and decides nothing itself."""
 
 import asyncio
 import logging
@@ -24,24 +24,20 @@ from actors.messages import (
     SubmitUserMessage,
     TokenProduced,
 )
-from actors.session_state import (
+from actors.session_commands import (
     Accepted,
     Command,
     HoldAgent,
     Leave,
-    Message,
     Publish,
     RefuseRequest,
     RunAgent,
-    RunningTurn,
-    SessionState,
     StopAgent,
     Submit,
     TurnConcluded,
-    abandon,
-    halt,
-    step,
 )
+from actors.session_state import RunningTurn, SessionState
+from actors.session_steps import Message, abandon, halt, step
 from actors.turn_runner import TurnRunner
 from storage.records import (
     OutboxEffect,

@@ -11,26 +11,21 @@ from uuid import UUID
 
 from actors.agents.protocol import TokenUsage
 from actors.messages import AgentFailed, AgentFinished, SubmitCancel, SubmitUserMessage, TokenProduced
-from actors.session_state import (
-    MAX_ATTEMPTS,
+from actors.session_commands import (
     Accepted,
     Command,
     HoldAgent,
     Leave,
-    Message,
-    Phase,
     Publish,
     RefuseRequest,
     RunAgent,
-    RunningTurn,
-    SessionState,
     StopAgent,
     Submit,
     TurnConcluded,
-    abandon,
-    halt,
-    step,
 )
+from actors.session_state import Phase, RunningTurn, SessionState
+from actors.session_steps import Message, abandon, halt, step
+from actors.session_write import MAX_ATTEMPTS
 from storage.records import (
     CheckpointRecord,
     EffectRecord,

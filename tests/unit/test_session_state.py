@@ -5,15 +5,10 @@ import pytest
 
 from actors.agents.protocol import TokenUsage
 from actors.messages import AgentFinished, SubmitUserMessage, TokenProduced
-from actors.session_state import (
-    HOLD_CHARS,
-    MAX_ANSWER_CHARS,
-    MAX_ATTEMPTS,
-    MAX_WAITING_CANCELS,
-    Accepted,
-    Phase,
-    RefuseRequest,
-)
+from actors.session_commands import Accepted, RefuseRequest
+from actors.session_state import Phase
+from actors.session_steps import HOLD_CHARS, MAX_ANSWER_CHARS, MAX_WAITING_CANCELS
+from actors.session_write import MAX_ATTEMPTS
 from storage.records import (
     EventType,
     SessionWrite,

@@ -8,7 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from actors.agents.protocol import TokenUsage
 from actors.messages import AgentFailed, AgentFinished, SubmitCancel, SubmitUserMessage, TokenProduced
-from actors.session_state import HOLD_CHARS, MAX_ATTEMPTS, Phase
+from actors.session_state import Phase
+from actors.session_steps import HOLD_CHARS
+from actors.session_write import MAX_ATTEMPTS
 from storage.records import WriteCommitted, WriteDuplicated, WriteFenced, WriteRefused
 from tests.unit.session_model import KEY, TERMINAL, SessionPlay
 

@@ -1,0 +1,90 @@
+"""What a session's decisions ask for: `session.SessionActor` carries it out, in order."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from actors.messages import (
+    SubmitUserMessage,
+)
+from actors.session_state import RunningTurn
+from storage.records import (
+    EffectRecord,
+    SessionWrite,
+    TurnEnd,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Give the write to the storage writer."""
+
+    write: SessionWrite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAgent:
+    """Ask the agent, as `turn` says."""
+
+    turn: RunningTurn
+    checkpoint: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAgent:
+    """End the agent's task; what it still says is ignored."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldAgent:
+    """Pause the agent's task, or let it go on."""
+
+    run: int
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Show these committed effects."""
+
+    effects: tuple[EffectRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A message is committed."""
+
+    message: SubmitUserMessage
+    event_seq: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnConcluded:
+    """A turn's outcome is committed: for the log."""
+
+    end: TurnEnd
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefuseRequest:
+    """Tell the client that its message was not stored, or that there is nothing to cancel."""
+
+    connection_id: str
+    request_id: str | None
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """The actor cannot go on with the session; `restart` says whether a new one should."""
+
+    restart: bool
+    reason: str
+
+
+Command = Submit | RunAgent | StopAgent | HoldAgent | Publish | Accepted | TurnConcluded | RefuseRequest | Leave

@@ -1,0 +1,268 @@
+"""A session's next write: all that waits for one, put together. Pure.
+
+New events, the tokens of the running turn, its outcome, and the start of the next turn: each write carries the session
+from one consistent state to the next.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from uuid import UUID
+
+from actors.agents.protocol import TokenUsage
+from actors.effect_frames import (
+    Frame,
+    describe_usage,
+    digest_checkpoint,
+    digest_effect,
+    make_cancelled,
+    make_error,
+    make_message,
+    make_restarted,
+    make_token,
+)
+from actors.messages import (
+    SubmitCancel,
+    SubmitUserMessage,
+)
+from actors.session_commands import Command, HoldAgent, StopAgent, Submit
+from actors.session_state import InFlight, Outcome, RunningTurn, SessionState, Stage, WaitingTurn, fail_turn
+from storage.records import (
+    CANCEL_PREFIX,
+    CheckpointRecord,
+    EffectRecord,
+    EffectType,
+    EventRecord,
+    EventType,
+    SessionWrite,
+    TurnEnd,
+    TurnStart,
+    TurnStatus,
+)
+
+MAX_ATTEMPTS: Final = 3
+"""How often a turn is begun. A message at which the process dies each time must not keep it down for ever."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A write in the making."""
+
+    state: SessionState
+    queue: list[WaitingTurn]
+    turn: RunningTurn | None
+    events: list[EventRecord] = field(default_factory=list)
+    effects: list[EffectRecord] = field(default_factory=list)
+    turn_starts: list[TurnStart] = field(default_factory=list)
+    turn_ends: list[TurnEnd] = field(default_factory=list)
+    checkpoint: CheckpointRecord | None = None
+    commands: list[Command] = field(default_factory=list)
+
+    def add_effect(self, turn: RunningTurn, frame: Frame, *, checkpoint_id: UUID | None = None) -> RunningTurn:
+        """Append an effect of `turn`; returns the turn with it counted."""
+        name = digest_effect(self.state.session_key, turn.event_seq, turn.attempt, turn.effect_count)
+        self.effects.append(
+            EffectRecord(
+                id=name,
+                seq=self.state.last_effect_seq + len(self.effects) + 1,
+                type=EffectType.SEND_MESSAGE,
+                payload=frame,
+                dedupe_key=name.hex,
+                checkpoint_id=checkpoint_id,
+            )
+        )
+        return replace(turn, effect_count=turn.effect_count + 1)
+
+
+def compose_write(state: SessionState, now_s: float) -> tuple[SessionState, list[Command]]:
+    """Put all that waits into one write, if anything does."""
+    draft = _Draft(state=state, queue=list(state.queue), turn=state.turn)
+    runs = state.runs
+    submitted, left = _set_repeats_aside(state.inbox)
+    _draft_events(draft, submitted)
+    ends_turn = False
+    turn_after = None
+    if draft.turn is not None and draft.turn.stage is not Stage.STARTING:
+        draft.turn = _draft_tokens(draft, draft.turn)
+        if draft.turn.outcome is not None:
+            _draft_outcome(draft, draft.turn, draft.turn.outcome, now_s)
+            ends_turn = True
+    if (draft.turn is None or ends_turn) and draft.queue:
+        runs += 1
+        turn_after = _draft_start(draft, draft.queue.pop(0), runs)
+    if not (draft.events or draft.effects or draft.turn_starts or draft.turn_ends):
+        return state, []
+    write = SessionWrite(
+        session_key=state.session_key,
+        epoch=state.epoch,
+        base_event_seq=state.last_event_seq,
+        base_effect_seq=state.last_effect_seq,
+        processed_event_seq=_processed_seq(draft, turn_after, ends_turn=ends_turn),
+        events=tuple(draft.events),
+        effects=tuple(draft.effects),
+        checkpoint=draft.checkpoint,
+        turn_starts=tuple(draft.turn_starts),
+        turn_ends=tuple(draft.turn_ends),
+    )
+    flight = InFlight(
+        write=write,
+        submitted=submitted,
+        turn_before=state.turn,
+        queue_before=state.queue,
+        queue_after=tuple(draft.queue),
+        turn_after=turn_after,
+        ends_turn=ends_turn,
+    )
+    state = replace(state, inbox=left, turn=draft.turn, in_flight=flight, runs=runs)
+    return state, [*draft.commands, Submit(write=write)]
+
+
+def _set_repeats_aside(
+    inbox: tuple[SubmitUserMessage | SubmitCancel, ...],
+) -> tuple[tuple[SubmitUserMessage | SubmitCancel, ...], tuple[SubmitUserMessage | SubmitCancel, ...]]:
+    """Part the inbox into what goes into a write and what waits for the next: storage takes an id once in a write.
+
+    A repeat is judged by what has become of the first, which is known after that write.
+    """
+    seen: set[tuple[type, str]] = set()
+    taken, left = [], []
+    for submitted in inbox:
+        name = (type(submitted), submitted.request_id) if submitted.request_id is not None else None
+        if name in seen:
+            left.append(submitted)
+        else:
+            taken.append(submitted)
+            if name is not None:
+                seen.add(name)
+    return tuple(taken), tuple(left)
+
+
+def _draft_events(draft: _Draft, inbox: tuple[SubmitUserMessage | SubmitCancel, ...]) -> None:
+    """Turn submitted messages into events, and let the cancels among them take hold."""
+    cancelled = set()
+    for submitted in inbox:
+        seq = draft.state.last_event_seq + len(draft.events) + 1
+        if isinstance(submitted, SubmitCancel):
+            cancelled.add(submitted.request_id)
+            draft.events.append(
+                EventRecord(
+                    id=submitted.event_id,
+                    seq=seq,
+                    type=EventType.CANCEL,
+                    payload={"requestId": submitted.request_id},
+                    request_id=CANCEL_PREFIX + submitted.request_id,
+                )
+            )
+        else:
+            draft.events.append(
+                EventRecord(
+                    id=submitted.event_id,
+                    seq=seq,
+                    type=EventType.USER_MESSAGE,
+                    payload={"message": submitted.text},
+                    request_id=submitted.request_id,
+                )
+            )
+            draft.queue.append(
+                WaitingTurn(
+                    event_seq=seq,
+                    request_id=submitted.request_id,
+                    text=submitted.text,
+                    accepted_at_s=submitted.submitted_at_s,
+                )
+            )
+    if cancelled:
+        draft.queue = [
+            replace(waiting, cancelled=True) if waiting.request_id in cancelled else waiting for waiting in draft.queue
+        ]
+        if draft.turn is not None and draft.turn.request_id in cancelled:
+            # Its outcome is not in a write yet, or there would be one in flight: the cancel wins.
+            if draft.turn.stage is Stage.RUNNING:
+                draft.commands.append(StopAgent(run=draft.turn.run))
+            draft.turn = replace(draft.turn, stage=Stage.DECIDED, outcome=Outcome(status=TurnStatus.CANCELLED))
+
+
+def _draft_tokens(draft: _Draft, turn: RunningTurn) -> RunningTurn:
+    """Make effects of the tokens that wait: one of them all, or one of each."""
+    if turn.waiting is None:
+        return turn
+    tokens = list(turn.waiting)
+    for value in ["".join(tokens)] if draft.state.coalesce_tokens else tokens:
+        frame = make_token(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id, value=value)
+        turn = draft.add_effect(turn, frame)
+    if turn.is_held and turn.stage is Stage.RUNNING:
+        draft.commands.append(HoldAgent(run=turn.run, hold=False))
+    return replace(turn, answer=turn.answer + "".join(tokens), waiting=None, waiting_chars=0, is_held=False)
+
+
+def _draft_outcome(draft: _Draft, turn: RunningTurn, outcome: Outcome, now_s: float) -> None:
+    """Add the frame that ends the request, the turn's record, and the checkpoint if it left one."""
+    latency_ms = max(0, round((now_s - turn.accepted_at_s) * 1000))
+    about: dict[str, Any] = {
+        "event_seq": turn.event_seq,
+        "attempt": turn.attempt,
+        "request_id": turn.request_id,
+    }
+    usage = None
+    checkpoint_id = None
+    if outcome.status is TurnStatus.COMPLETED:
+        usage = outcome.usage or TokenUsage(prompt_tokens=0, completion_tokens=turn.token_count)
+        if outcome.checkpoint is not None:
+            checkpoint_id = digest_checkpoint(draft.state.session_key, turn.event_seq, turn.attempt)
+            draft.checkpoint = CheckpointRecord(
+                checkpoint_id=checkpoint_id, event_seq=turn.event_seq, state=outcome.checkpoint
+            )
+        frame = make_message(**about, message=turn.answer, latency_ms=latency_ms, usage=usage)
+    elif outcome.status is TurnStatus.CANCELLED:
+        frame = make_cancelled(**about)
+    else:
+        frame = make_error(**about, code=outcome.code, message=outcome.message, retryable=outcome.retryable)
+    draft.add_effect(turn, frame, checkpoint_id=checkpoint_id)
+    draft.turn_ends.append(
+        TurnEnd(
+            event_seq=turn.event_seq,
+            attempt=turn.attempt,
+            status=outcome.status,
+            error=(outcome.detail or outcome.message) if outcome.status is TurnStatus.FAILED else None,
+            latency_ms=latency_ms,
+            token_usage=describe_usage(usage) if usage is not None else None,
+        )
+    )
+
+
+def _draft_start(draft: _Draft, waiting: WaitingTurn, run: int) -> RunningTurn:
+    """Begin a turn; one that its user stopped before, or that was begun too often, is decided at once."""
+    turn = RunningTurn(
+        run=run,
+        event_seq=waiting.event_seq,
+        attempt=waiting.attempts + 1,
+        request_id=waiting.request_id,
+        text=waiting.text,
+        accepted_at_s=waiting.accepted_at_s,
+    )
+    draft.turn_starts.append(TurnStart(event_seq=turn.event_seq, attempt=turn.attempt))
+    if waiting.cancelled:
+        return replace(turn, stage=Stage.DECIDED, outcome=Outcome(status=TurnStatus.CANCELLED))
+    if waiting.attempts >= MAX_ATTEMPTS:
+        return replace(
+            turn,
+            stage=Stage.DECIDED,
+            outcome=fail_turn(
+                "attempts_exhausted",
+                "this message could not be answered",
+                f"{waiting.attempts} attempts ended without an outcome",
+            ),
+        )
+    if waiting.shown:
+        frame = make_restarted(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id)
+        turn = draft.add_effect(turn, frame)
+    return turn
+
+
+def _processed_seq(draft: _Draft, turn_after: RunningTurn | None, *, ends_turn: bool) -> int:
+    """Return the highest event with nothing left to do: the one before the first message that has no outcome."""
+    open_turns = [waiting.event_seq for waiting in draft.queue]
+    if turn_after is not None:
+        open_turns.append(turn_after.event_seq)
+    if draft.turn is not None and not ends_turn:
+        open_turns.append(draft.turn.event_seq)
+    return min(open_turns) - 1 if open_turns else draft.state.last_event_seq + len(draft.events)
