@@ -1,6 +1,7 @@
 """The base of all actors here: nothing escapes a handler, and no message vanishes in silence."""
 
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -26,15 +27,17 @@ class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
     def receiveMessage(self, message: object, sender: ActorAddress) -> None:  # noqa: N802 (Thespian's name)
         """Handle one message; never raises."""
         try:
-            if self._has_failed:
+            if self._has_failed and not isinstance(message, ActorExitRequest):
                 self.refuse(message)
             else:
                 self._find_handler(message)(message, sender)
-        except Exception:
-            log.exception(
-                "%s failed on a %s",
+        except Exception as error:  # noqa: BLE001 (the point of this class)
+            log.error(
+                "%s failed on a %s with %s at\n%s",
                 type(self).__name__,
                 type(message).__name__,
+                type(error).__name__,
+                format_place(error),
                 extra={"action": "actor_failed"},
             )
             if self.exits_on_failure and not self._has_failed:
@@ -44,8 +47,14 @@ class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
     def _give_up(self) -> None:
         try:
             self.abandon()
-        except Exception:
-            log.exception("%s failed to clean up", type(self).__name__, extra={"action": "actor_failed"})
+        except Exception as error:  # noqa: BLE001 (it exits either way)
+            log.error(
+                "%s failed to clean up with %s at\n%s",
+                type(self).__name__,
+                type(error).__name__,
+                format_place(error),
+                extra={"action": "actor_failed"},
+            )
         self.send(self.myAddress, ActorExitRequest())
 
     def _find_handler(self, message: object) -> Callable[[Any, ActorAddress], Any]:
@@ -73,3 +82,8 @@ class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
 
     def abandon(self) -> None:
         """Called once after a failure: end what runs, and answer those whose requests are lost with this actor."""
+
+
+def format_place(error: BaseException) -> str:
+    """Return the traceback of an error without its text, which may quote the conversation."""
+    return "".join(traceback.format_tb(error.__traceback__)).rstrip()

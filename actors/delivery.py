@@ -63,10 +63,11 @@ POLL_HEADS = "poll heads"
 
 @dataclass(slots=True)
 class _Attachment:
-    """A connection: since when it is here, and which sessions it gets."""
+    """A connection: since when it is here, which sessions it gets, and what others had of them when it came."""
 
     asked_at: datetime
     session_keys: set[str] = field(default_factory=set)
+    asked_marks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,15 @@ class DeliveryActor(BaseActor):
         attachment.session_keys.update(fresh)
         for session_key in fresh:
             self._unattended.pop(session_key, None)
-            self._routes.setdefault(session_key, Route(session_key=session_key))
+            route = self._routes.setdefault(session_key, Route(session_key=session_key))
+            if route.subscribers:
+                attachment.asked_marks[session_key] = route.completed
         self._read_backlog(message.connection_id, fresh)
 
     def receiveMsg_BacklogRead(self, message: BacklogRead, _sender: ActorAddress) -> None:  # noqa: N802
         """Attach the connection, now that its place in each session is known."""
-        if message.connection_id not in self._connections:
+        attachment = self._connections.get(message.connection_id)
+        if attachment is None:
             return
         backlogs = {backlog.session_key: backlog for backlog in message.backlogs}
         for session_key in message.session_keys:
@@ -120,6 +124,7 @@ class DeliveryActor(BaseActor):
                     delivered=backlog.delivered_seq if backlog is not None else 0,
                     head=backlog.head_seq if backlog is not None else 0,
                     backlog=backlog.effects if backlog is not None else (),
+                    asked_mark=attachment.asked_marks.pop(session_key, None),
                 ),
             )
 

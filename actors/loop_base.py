@@ -9,7 +9,7 @@ depends neither on the number of actors nor on the number of armed wakeups.
     wakeupAfter ──> loop timer ──^
 
 Create one with `start_actor_system`, on the loop's thread. Then `tell` may be called from any thread. `ask` and
-`listen` block, so from the loop's own thread they are refused: use messages.
+`listen` would block the loop, and are refused: use messages.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         self._enqueue(PendingSend(sender, msg, anActor))
 
     def ask(self, anActor: ActorAddress, msg: object, timeout: float | None) -> object:  # noqa: ARG002, N803
-        """Refused on the loop's thread, which it would block; elsewhere as Thespian has it."""
+        """Refused: it would block the loop that is to answer it."""
         raise RuntimeError("ask() would block the event loop; send a message that names where to answer")
 
     def listen(self, timeout: float | None) -> object:  # noqa: ARG002

@@ -99,7 +99,15 @@ Command = SendEffects | ReadOutbox | ReportDelivery
 Step = tuple[Route, list[Command]]
 
 
-def attach(route: Route, connection_id: str, *, delivered: int, head: int, backlog: Sequence[OutboxEffect]) -> Step:
+def attach(
+    route: Route,
+    connection_id: str,
+    *,
+    delivered: int,
+    head: int,
+    backlog: Sequence[OutboxEffect],
+    asked_mark: int | None = None,
+) -> Step:
     """Add a connection at the delivered mark, with the first of what is beyond it.
 
     Args:
@@ -108,9 +116,15 @@ def attach(route: Route, connection_id: str, *, delivered: int, head: int, backl
         delivered: `delivered_effect_seq` as read; the route may know of a higher one that is not stored yet.
         head: `last_effect_seq` as read.
         backlog: Effects above `delivered`, all there are or the first of them.
+        asked_mark: The mark when the connection asked, if the route knew it then: what others have taken since is
+            news to this one. None to begin at the mark of now.
     """
-    mark = max(route.completed, delivered)
-    route = replace(route, head=max(route.head, head), completed=mark)
+    completed = max(route.completed, delivered)
+    route = replace(route, head=max(route.head, head), completed=completed)
+    if asked_mark is not None and asked_mark < completed:
+        subscriber = Subscriber(cursor=asked_mark, taken=asked_mark)
+        return _serve_read(route, connection_id, subscriber, (), complete=False)
+    mark = completed
     subscriber = Subscriber(cursor=mark, taken=mark, is_reading=True)
     effects = _after(backlog, mark)
     covered = effects[-1].seq if effects else mark

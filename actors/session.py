@@ -1,6 +1,7 @@
 """SessionActor: a thin shell around `session_steps`. It carries out what that decides, and decides nothing itself."""
 
 import asyncio
+import copy
 import logging
 from typing import Any, assert_never
 
@@ -232,7 +233,7 @@ class SessionActor(BaseActor):
                 text=turn.text,
                 request_id=turn.request_id,
                 attempt=turn.attempt,
-                checkpoint=checkpoint,
+                checkpoint=copy.deepcopy(checkpoint),  # the agent's to change; ours is what is stored
                 deadline_s=deadline_s,
                 cancelled=cancelled,
             )

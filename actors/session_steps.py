@@ -107,7 +107,7 @@ def _apply(state: SessionState, message: Message, now_s: float) -> Step:
         case AgentFinished():
             return _take_finish(state, message)
         case AgentFailed():
-            return _takefail_turn(state, message)
+            return _take_failure(state, message)
         case SessionClaimed():
             return _begin(state, message, now_s)
         case ConfirmClaim():
@@ -168,12 +168,13 @@ def _take_finish(state: SessionState, message: AgentFinished) -> Step:
     if turn is None or turn.run != message.run or turn.stage is not Stage.RUNNING:
         return state, []
     if not turn.answer and turn.waiting is None:
-        return _decide(state, turn, fail_turn("agent_error", "the agent gave no answer", "no token"))
+        outcome = fail_turn("agent_error", "the agent gave no answer", "no token")
+        return replace(state, turn=replace(turn, stage=Stage.DECIDED, outcome=outcome)), []
     outcome = Outcome(status=TurnStatus.COMPLETED, checkpoint=message.checkpoint, usage=message.usage)
     return replace(state, turn=replace(turn, stage=Stage.DECIDED, outcome=outcome)), []
 
 
-def _takefail_turn(state: SessionState, message: AgentFailed) -> Step:
+def _take_failure(state: SessionState, message: AgentFailed) -> Step:
     turn = state.turn
     if turn is None or turn.run != message.run or turn.stage is not Stage.RUNNING:
         return state, []

@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ import msgspec
 
 from actors.agents import protocol
 from actors.agents.protocol import Agent, AgentError, Token, TokenUsage, Turn
+from actors.base import format_place
 from actors.messages import AgentFailed, AgentFinished, TokenProduced
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,8 @@ class TurnRunner:
                 self._post(TokenProduced(run=self._run_number, text=item.text))
             if not self._released.is_set():
                 await self._released.wait()
+            if self._cancelled.is_set():  # by stop(), and the agent goes on all the same
+                raise asyncio.CancelledError
             if time.perf_counter() - resumed_at >= YIELD_AFTER_S:
                 await asyncio.sleep(0)
                 resumed_at = time.perf_counter()
@@ -185,10 +187,7 @@ def describe_agent_error(error: BaseException) -> str | None:
 def log_agent_exception(error: BaseException) -> None:
     """Log where an agent raised, and the class; not the text, which may quote the conversation."""
     log.warning(
-        "An agent raised %s at\n%s",
-        type(error).__name__,
-        "".join(traceback.format_tb(error.__traceback__)).rstrip(),
-        extra={"action": "agent_raised"},
+        "An agent raised %s at\n%s", type(error).__name__, format_place(error), extra={"action": "agent_raised"}
     )
 
 

@@ -128,6 +128,8 @@ def database_url(text: str) -> str:
 
 def path(text: str) -> Path:
     """Parse a path; `~` is the home directory."""
+    if not text:
+        raise ValueError("expected a path")
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:

@@ -57,6 +57,9 @@ ReplyTo = object
 MAX_BATCH_ROWS: Final = 1000
 """Past this many rows a transaction takes no more: it bounds how long a waiting write can be held up by others."""
 
+IDLE_CHECK_S: Final = 5.0
+"""How often a writer with nothing to do looks whether its connection still is one."""
+
 RECONNECT_FIRST_S: Final = 0.05
 RECONNECT_MAX_S: Final = 1.0
 """Pauses between attempts to reach the database: doubling from the first to the last, with jitter."""
@@ -192,7 +195,7 @@ class StorageWriter:
         entries: list[_Entry] = []
         sessions: set[str] = set()
         rows = 0
-        entry = self._left_over or self._queue.get()
+        entry = self._left_over or self._wait_for_entry()
         self._left_over = None
         while entry is not None:
             if not isinstance(entry.request, EffectsDelivery):
@@ -210,6 +213,35 @@ class StorageWriter:
                 return entries, False
         return entries, True
 
+    def _wait_for_entry(self) -> _Entry | None:
+        """Wait for the next entry; keep the connection alive meanwhile.
+
+        It says that this node is alive (`OWNER_PREFIX`): were it lost unnoticed, other nodes would take its sessions.
+        """
+        while True:
+            try:
+                return self._queue.get(timeout=IDLE_CHECK_S)
+            except queue.Empty:
+                self._check_connection()
+
+    def _check_connection(self) -> None:
+        try:
+            with connected(self._database):
+                self._database.execute_sql("SELECT 1")
+            self._note_reachable()
+        except DatabaseUnavailable as error:
+            self._note_lost(error)
+
+    def _note_reachable(self) -> None:
+        if not self._reachable.is_set():
+            log.info("Reached the database again", extra={"action": "database_reached"})
+        self._reachable.set()
+
+    def _note_lost(self, error: DatabaseUnavailable) -> None:
+        if self._reachable.is_set():
+            log.warning("Lost the database: %s", error, extra={"action": "database_lost"})
+        self._reachable.clear()
+
     def _commit_until_known(self, entries: list[_Entry]) -> list[tuple[ReplyTo, Outcome]]:
         """Commit a batch, reconnecting until the database has said yes or no to each entry."""
         pause_s = RECONNECT_FIRST_S
@@ -217,9 +249,7 @@ class StorageWriter:
             try:
                 outcomes = self._commit_or_halve(entries)
             except DatabaseUnavailable as error:
-                if self._reachable.is_set():
-                    log.warning("Lost the database: %s", error, extra={"action": "database_lost"})
-                self._reachable.clear()
+                self._note_lost(error)
                 if self._closing.is_set():
                     log.error(
                         "Gave up %s writes at shutdown: the database cannot be reached; what was accepted is stored, "
@@ -232,9 +262,7 @@ class StorageWriter:
                 self._closing.wait(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
                 pause_s = min(pause_s * 2, RECONNECT_MAX_S)
             else:
-                if not self._reachable.is_set():
-                    log.info("Reached the database again", extra={"action": "database_reached"})
-                self._reachable.set()
+                self._note_reachable()
                 return outcomes
 
     def _commit_or_halve(self, entries: Sequence[_Entry]) -> list[tuple[ReplyTo, Outcome]]:

@@ -52,6 +52,16 @@ def test_undelivered_effects_are_sent_on_attaching() -> None:
     assert route.subscribers["a"].cursor == 5
 
 
+def test_second_connection_begins_where_it_asked() -> None:
+    route, _ = attach(Route(session_key=KEY), "b", delivered=0, head=5, backlog=make_effects(1, 5))
+    route, _ = take(route, "b", 5)
+    route, commands = attach(route, "a", delivered=5, head=5, backlog=(), asked_mark=2)
+    assert commands == [ReadOutbox(connection_id="a", after=2)]
+    route, commands = serve_page(route, "a", make_effects(3, 5), complete=True)
+    assert commands == [SendEffects(connection_id="a", effects=make_effects(3, 5))]
+    assert route.completed == 5
+
+
 def test_long_backlog_is_read_on_at_the_sockets_pace() -> None:
     route, commands = attach(Route(session_key=KEY), "a", delivered=0, head=9, backlog=make_effects(1, 4))
     assert commands == [SendEffects(connection_id="a", effects=make_effects(1, 4))]

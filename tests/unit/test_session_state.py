@@ -4,7 +4,7 @@ from uuid import uuid4
 import pytest
 
 from actors.agents.protocol import TokenUsage
-from actors.messages import AgentFinished, SubmitUserMessage, TokenProduced
+from actors.messages import AgentFinished, ConfirmClaim, SubmitUserMessage, TokenProduced
 from actors.session_commands import Accepted, RefuseRequest
 from actors.session_state import Phase
 from actors.session_steps import HOLD_CHARS, MAX_ANSWER_CHARS, MAX_WAITING_CANCELS
@@ -896,6 +896,44 @@ def test_fenced_claim_makes_the_actor_leave() -> None:
     play.tell(WriteFenced(session_key=KEY))
     assert play.left is not None
     assert play.codes(message) == ["overloaded"]
+
+
+def test_idle_actor_confirms_its_claim_by_an_empty_write() -> None:
+    play = start_running()
+    play.settle()
+    play.tell(ConfirmClaim())
+    write = in_flight(play)
+    assert (write.events, write.effects, write.turn_starts, write.turn_ends) == ((), (), (), ())
+    message = play.say("second")
+    play.commit()
+    assert (len(play.stored.events), len(play.stored.effects), play.stored.processed_event_seq) == (1, 2, 1)
+    assert play.codes(message) == []
+    play.settle()
+    assert play.codes(message) == ["accepted"]
+
+
+def test_idle_actor_that_lost_its_session_leaves() -> None:
+    play = start_running()
+    play.settle()
+    play.stored.claim()
+    play.tell(ConfirmClaim())
+    message = play.say("second")
+    assert isinstance(play.commit(), WriteFenced)
+    assert play.left is not None
+    assert not play.left.restart
+    assert play.codes(message) == ["overloaded"]
+
+
+def test_busy_or_departed_actor_has_nothing_to_confirm() -> None:
+    play = SessionPlay()
+    assert play.tell(ConfirmClaim()) == []
+    play.grant_claim()
+    play.say("hello")
+    assert play.tell(ConfirmClaim()) == []
+    play.commit()
+    assert play.tell(ConfirmClaim()) == []
+    play.halt()
+    assert play.tell(ConfirmClaim()) == []
 
 
 def test_refused_write_is_answered_and_session_restarts() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.agents.protocol import TokenUsage
-from actors.messages import AgentFailed, AgentFinished, SubmitCancel, SubmitUserMessage, TokenProduced
+from actors.messages import AgentFailed, AgentFinished, ConfirmClaim, SubmitCancel, SubmitUserMessage, TokenProduced
 from actors.session_state import Phase
 from actors.session_steps import HOLD_CHARS
 from actors.session_write import MAX_ATTEMPTS
@@ -78,6 +78,10 @@ class SessionMachine(RuleBasedStateMachine):
     @rule()
     def grant_claim(self) -> None:
         self.play.grant_claim()
+
+    @rule()
+    def confirm_claim(self) -> None:
+        self.play.tell(ConfirmClaim())
 
     @precondition(lambda self: self.play.write is not None)
     @rule(times=st.integers(1, 2))
