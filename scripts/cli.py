@@ -41,9 +41,9 @@ def serve(**options: str | None) -> None:
     """
     try:
         run_server(load_settings(options, os.environ), os.environ)
-    except ConfigError as error:
+    except (ConfigError, AgentsFileError) as error:
         raise click.UsageError(str(error)) from error
-    except (AgentsFileError, StorageError) as error:
+    except StorageError as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -213,7 +213,8 @@ def test_status_changes_are_hot_updates(
     database.close_all()  # a backend that ends hands in its statistics
     counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'effects'"
     wait_until(lambda: query(counts)[0][0] == 2 * effects)
-    assert query(counts)[0][1] == 2 * effects
+    hot = query(counts)[0][1]
+    assert hot >= 0.95 * 2 * effects, "now and then a page is full"
 
 
 def test_status_outside_the_four_is_refused(query: Query, conversation: Conversation) -> None:
