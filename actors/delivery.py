@@ -52,8 +52,8 @@ HEADS_PER_POLL: Final = 1000
 """Sessions looked at per poll: the rest follow at the next ones, so that the cost of a poll is bounded."""
 
 ROUTE_LINGER_S: Final = 30.0
-"""How long a route outlives its last connection: a client that comes back at once must find the mark up to which it has
-taken effects, which is on its way to the database."""
+"""How long a route at least outlives its last connection: a client that comes back must find the mark up to which it
+has taken effects, while that is on its way to the database."""
 
 RETRY_READ_S: Final = 0.5
 """How long after a failed read a connection's attachment is tried again."""
@@ -68,6 +68,14 @@ class _Attachment:
     asked_at: datetime
     session_keys: set[str] = field(default_factory=set)
     asked_marks: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unattended:
+    """A route without a connection: since when, and how much the storage writer had been given by then."""
+
+    at_s: float
+    submitted_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ class DeliveryActor(BaseActor):
         super().__init__()
         self._routes: dict[str, Route] = {}
         self._connections: dict[str, _Attachment] = {}
-        self._unattended: dict[str, float] = {}  # session key -> when its last connection went
+        self._unattended: dict[str, _Unattended] = {}
         self._poll_failed = False
 
     def receiveMsg_StartDelivery(self, message: StartDelivery, _sender: ActorAddress) -> None:  # noqa: N802
@@ -134,7 +142,9 @@ class DeliveryActor(BaseActor):
         for session_key in attachment.session_keys if attachment is not None else ():
             self._step(session_key, partial(detach, connection_id=message.connection_id))
             if not self._routes[session_key].subscribers:
-                self._unattended[session_key] = self._services.clock()
+                self._unattended[session_key] = _Unattended(
+                    self._services.clock(), self._services.writer.submitted_count
+                )
 
     def receiveMsg_EffectsCommitted(self, message: EffectsCommitted, _sender: ActorAddress) -> None:  # noqa: N802
         """Send what was committed; without a connection it stays in the outbox."""
@@ -162,10 +172,10 @@ class DeliveryActor(BaseActor):
     def receiveMsg_HeadsRead(self, message: HeadsRead, _sender: ActorAddress) -> None:  # noqa: N802
         """The safety net: effects that nobody pushed are read."""
         self._poll_failed = False
+        self._arm_poll()  # first: the next look comes whatever this one meets
         for session_key, head in message.heads.items():
             if session_key in self._routes:
                 self._step(session_key, partial(notice_head, head=head))
-        self._arm_poll()
 
     def receiveMsg_NotifyConnection(self, message: NotifyConnection, _sender: ActorAddress) -> None:  # noqa: N802
         """Pass on a frame that is not stored."""
@@ -270,13 +280,15 @@ class DeliveryActor(BaseActor):
         )
 
     def _drop_unattended(self) -> None:
-        """Drop routes whose last connection went long enough ago; the oldest stand first."""
+        """Drop routes whose last connection went long enough ago, and whose reports are stored; the oldest first."""
         deadline_s = self._services.clock() - ROUTE_LINGER_S
-        for session_key, since_s in list(islice(self._unattended.items(), HEADS_PER_POLL)):
-            if since_s > deadline_s:
+        settled_count = self._services.writer.settled_count
+        for session_key, since in list(islice(self._unattended.items(), HEADS_PER_POLL)):
+            if since.at_s > deadline_s or since.submitted_count > settled_count:
                 break
             del self._unattended[session_key]
-            if not self._routes[session_key].subscribers:  # one may have come while its backlog was being read
+            route = self._routes.get(session_key)
+            if route is not None and not route.subscribers:  # one may have come while its backlog was being read
                 del self._routes[session_key]
 
     def _arm_poll(self) -> None:

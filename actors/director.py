@@ -123,8 +123,12 @@ class SessionDirector(BaseActor):
 
     def receiveMsg_DeadEnvelope(self, message: DeadEnvelope, _sender: ActorAddress) -> None:  # noqa: N802
         """A request that came to an actor after its exit goes to its successor."""
-        if isinstance(message.deadMessage, SubmitUserMessage | SubmitCancel):
-            self._forward(message.deadMessage)
+        late = message.deadMessage
+        if isinstance(late, SubmitUserMessage | SubmitCancel):
+            if self._halted:
+                self._refuse_stopping(late)
+            else:
+                self._forward(late)
 
     def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:  # noqa: N802
         """Poll, or start anew an actor that failed."""
@@ -136,19 +140,21 @@ class SessionDirector(BaseActor):
     def receiveMsg_OrphansFound(self, message: OrphansFound, _sender: ActorAddress) -> None:  # noqa: N802
         """Accepted events that nobody holds: an actor for each session processes them."""
         self._poll_failed = False
+        self._arm_poll()  # first: the next look comes whatever this one meets
+        if self._drained is not None:
+            return
         for session_key in message.session_keys:
             child = self._children.get(session_key)
             if child is not None:
                 # Of an owner that lost the session to another node, which then died; or claimed since the poll.
                 self.send(child.address, ConfirmClaim())
-            elif not self._halted:
+            else:
                 log.info(
                     "Picked up unprocessed events of %s",
                     session_key,
                     extra={"action": "session_picked_up", "session_key": session_key},
                 )
                 self._find_or_create(session_key)
-        self._arm_poll()
 
     def receiveMsg_StorageReadFailed(self, message: StorageReadFailed, _sender: ActorAddress) -> None:  # noqa: N802
         """The poll failed: say so once, and go on trying."""

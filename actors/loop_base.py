@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final
 
@@ -59,6 +59,25 @@ class _System:
         self._systemBase.updateCapability(name, value)
 
 
+class _Children:
+    """An actor's children, in order of creation: added and removed at a cost that does not grow with their number."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[str, ActorAddress] = {}
+
+    def append(self, address: ActorAddress) -> None:
+        self._by_address[address.actorAddressString] = address
+
+    def discard(self, address: ActorAddress) -> None:
+        self._by_address.pop(address.actorAddressString, None)
+
+    def __iter__(self) -> Iterator[ActorAddress]:
+        return iter(list(self._by_address.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_address)
+
+
 class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
     """The system base; see the module's docstring.
 
@@ -77,6 +96,12 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         system._systemBase = self
         system.capabilities["Thespian ActorSystem Name"] = "callboardLoop"
         self._pendingSends: deque[PendingSend] = deque()
+
+    def _newRefAndActor(self, *args: Any, **keywords: Any) -> ActorRef:  # noqa: N802 (Thespian's name)
+        """Make an actor as Thespian does, with children that can be many."""
+        reference = super()._newRefAndActor(*args, **keywords)
+        reference._yung = _Children()
+        return reference
 
     # Sending
 
@@ -151,7 +176,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
             if not isinstance(message, PoisonMessage):
                 self.actor_send(target.address, sender, PoisonMessage(message, "the handler raised"))
         if isinstance(message, ChildActorExited):
-            target.removeChild(message.childAddress)
+            target._yung.discard(message.childAddress)
             # One that could not be made is registered until its parent has heard of it.
             self.actorRegistry.pop(message.childAddress.actorAddressString, None)
 

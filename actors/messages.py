@@ -42,7 +42,8 @@ class SubmitUserMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitCancel:
-    """The edge -> SessionDirector -> SessionActor. Answered only if the request has ended already.
+    """The edge -> SessionDirector -> SessionActor. Answered if the request has ended
+    already; the same cancel again is not answered.
 
     Attributes:
         request_id: The request to stop; it may be still to come.

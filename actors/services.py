@@ -17,6 +17,14 @@ T = TypeVar("T")
 class WriterPort(Protocol):
     """The storage writer (`storage.writer.StorageWriter`)."""
 
+    @property
+    def submitted_count(self) -> int:
+        """How many requests were handed in so far."""
+
+    @property
+    def settled_count(self) -> int:
+        """How many of them are carried out."""
+
     def submit(self, request: SessionWrite | SessionClaim, reply_to: object) -> None:
         """Hand in a write; its outcome comes to the actor at `reply_to` as a message."""
 

@@ -18,9 +18,9 @@ from storage.records import OutboxEffect
 
 log = logging.getLogger(__name__)
 
-MAX_QUEUED_BYTES: Final = 1024 * 1024
-"""What may wait for one connection. Effects stay below it by their own window; past it are only notices to a client
-that sends garbage without end and reads nothing, and that is closed."""
+MAX_NOTICE_BYTES: Final = 1024 * 1024
+"""Notices that may wait for one connection. Only a client that sends garbage without end and reads none of the answers
+gets past it, and is closed. Effects are bounded by their own window (`actors.routing`)."""
 
 
 class Socket(Protocol):
@@ -52,7 +52,7 @@ class Connection:
         self._report_taken = report_taken
         # Text to write, or None for an effect that this dialect has no frame for; then whose effect it was.
         self._queue: deque[tuple[str | None, str | None, int]] = deque()
-        self._queued_bytes = 0
+        self._notice_bytes = 0
         self._taken: dict[str, int] = {}  # session key -> highest effect taken since the last report
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
@@ -91,8 +91,9 @@ class Connection:
         if self._closed:
             return
         self._queue.append((text, session_key, seq))
-        self._queued_bytes += len(text or "")
-        if session_key is None and self._queued_bytes > MAX_QUEUED_BYTES:
+        if session_key is None:
+            self._notice_bytes += len(text or "")
+        if self._notice_bytes > MAX_NOTICE_BYTES:
             self.close(close_codes.POLICY, "too many refused frames, and none of the answers read")
         elif self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write_out())
@@ -104,7 +105,8 @@ class Connection:
                 for _ in range(len(self._queue)):
                     text, session_key, seq = self._queue.popleft()
                     if text is not None:
-                        self._queued_bytes -= len(text)
+                        if session_key is None:
+                            self._notice_bytes -= len(text)
                         await self._socket.write_text(text)
                     if session_key is not None:
                         self._taken[session_key] = seq

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -19,6 +20,7 @@ from server.logs import configure_logging
 from server.node import Node
 from storage.database import migrate
 from storage.embedded import EmbeddedPostgres
+from storage.errors import EmbeddedPostgresError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,9 @@ SWITCH_INTERVAL_S = 0.0005
 """How long a thread may hold the interpreter when another wants it. The writer's thread asks for it several times per
 commit, and each time waits that long for a loop that is busy. With Python's 5 ms, the first token beside one unpaced
 agent took 210 to 250 ms; with 0.5 ms, 54 to 62 ms (medians of 60, alternating, two cores)."""
+
+WATCH_INTERVAL_S = 0.5
+"""How often to look whether the embedded PostgreSQL still can be reached."""
 
 CANCEL_TIMEOUT_S = 2.0
 """How long tasks that are left at the end, agents' mostly, may take to clean up."""
@@ -45,7 +50,8 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     agents = load_agents(settings.agents_file, environ)
     with open_database_for(settings) as dsn:
         migrate(dsn)
-        run_to_end(run_node(settings, dsn, agents))
+        revive = None if settings.database_url is not None else partial(revive_embedded, settings)
+        run_to_end(run_node(settings, dsn, agents, revive))
 
 
 def run_to_end(main: Coroutine[Any, Any, None]) -> None:
@@ -81,12 +87,34 @@ def open_database_for(settings: Settings) -> Iterator[str]:
         embedded.stop()
 
 
+def revive_embedded(settings: Settings) -> None:
+    """Start the embedded PostgreSQL again if it is gone, as after a kill; its recovery is waited for."""
+    try:
+        # A second handle of this process: starting is attaching if it runs, and leaving stops nothing while we use it.
+        EmbeddedPostgres.start(settings.data_dir, report=report_progress).stop()
+    except EmbeddedPostgresError as error:
+        log.error("Could not start PostgreSQL again: %s", error, extra={"action": "postgres_not_revived"})
+
+
+async def watch_database(node: Node, revive: Callable[[], None]) -> None:
+    """Revive the database whenever the writer has not reached it at two looks in a row."""
+    was_reachable = True
+    while True:
+        await asyncio.sleep(WATCH_INTERVAL_S)
+        is_reachable = node.is_database_reachable
+        if not is_reachable and not was_reachable:
+            await asyncio.to_thread(revive)
+        was_reachable = is_reachable
+
+
 def report_progress(text: str) -> None:
     """Log what the embedded PostgreSQL is at."""
     log.info("%s", text, extra={"action": "postgres_progress"})
 
 
-async def run_node(settings: Settings, dsn: str, agents: AgentRegistry) -> None:
+async def run_node(
+    settings: Settings, dsn: str, agents: AgentRegistry, revive: Callable[[], None] | None = None
+) -> None:
     """Listen, say so on standard output, and serve until SIGINT or SIGTERM; a second one ends the grace at once."""
     node = Node(settings, dsn=dsn, agents=agents)
     try:
@@ -97,6 +125,7 @@ async def run_node(settings: Settings, dsn: str, agents: AgentRegistry) -> None:
             "stop what listens there, or choose another port (0 takes a free one)"
         ) from error
     node.start()
+    watch = asyncio.create_task(watch_database(node, revive)) if revive is not None else None
     server = HTTPServer(make_app(node), max_header_size=MAX_HEADER_BYTES, max_body_size=MAX_BODY_BYTES)
     server.add_sockets(sockets)
     stop = listen_for_signals(node)
@@ -104,6 +133,8 @@ async def run_node(settings: Settings, dsn: str, agents: AgentRegistry) -> None:
     print(f"Callboard listening on http://{host}:{sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
     await stop.wait()
     log.info("Stopping", extra={"action": "stopping"})
+    if watch is not None:
+        watch.cancel()
     server.stop()
     await node.stop()
     await server.close_all_connections()

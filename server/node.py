@@ -170,6 +170,11 @@ class Node:
         """Pass on that a socket took effects."""
         self._system.tell(self._delivery, FramesTaken(connection_id=connection_id, session_key=session_key, seq=seq))
 
+    @property
+    def is_database_reachable(self) -> bool:
+        """True if the database answered the writer the last time."""
+        return self._writer.is_reachable
+
     async def check_readiness(self) -> dict[str, bool]:
         """Ask the database and the actors for a sign of life.
 

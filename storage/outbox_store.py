@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 import peewee
@@ -67,22 +68,34 @@ WHERE sessions.delivered_effect_seq < sessions.last_effect_seq
   AND effects.status = 'executing'
 """
 
+PAGE_BYTES: Final = 256 * 1024
+"""A page ends with the effect that reaches this: what a read may put into memory for one connection."""
+
 # Effects above a cursor, without the tokens that a finished turn's message repeats. A turn of which the cursor has
 # passed a part keeps its tokens: somebody has seen its beginning, and goes on from there.
+# Read in index order and cut by rows and by bytes, so a page costs the same however much lies beyond it.
 UNDELIVERED = """
-WITH beyond AS (
-    SELECT seq, payload, created_at, payload->>'type' AS kind, (payload->>'eventSeq')::bigint AS event_seq
-    FROM effects WHERE session_key = %s AND seq > %s
-), begun AS (
+WITH begun AS (
     SELECT (payload->>'eventSeq')::bigint AS event_seq FROM effects WHERE session_key = %s AND seq = %s
+), page AS (
+    SELECT seq, payload FROM effects
+    WHERE session_key = %s AND seq > %s
+      AND NOT (
+          payload->>'type' IN ('token', 'restarted')
+          AND (payload->>'eventSeq')::bigint NOT IN (SELECT event_seq FROM begun)
+          AND EXISTS (
+              SELECT 1 FROM turns
+              WHERE turns.session_key = effects.session_key
+                AND turns.event_seq = (effects.payload->>'eventSeq')::bigint
+                AND turns.status = 'completed' AND turns.finished_at < %s))
+    ORDER BY seq
+    LIMIT %s
+), measured AS (
+    SELECT seq, payload, octet_length(payload::text) AS bytes,
+           sum(octet_length(payload::text)) OVER (ORDER BY seq) AS bytes_so_far
+    FROM page
 )
-SELECT seq, payload FROM beyond
-WHERE NOT (
-    kind IN ('token', 'restarted')
-    AND event_seq IN (SELECT event_seq FROM beyond WHERE kind = 'message' AND created_at < %s)
-    AND event_seq NOT IN (SELECT event_seq FROM begun))
-ORDER BY seq
-LIMIT %s
+SELECT seq, payload FROM measured WHERE bytes_so_far - bytes < %s ORDER BY seq
 """
 
 LAST_EFFECT_EVENTS = """
@@ -189,10 +202,13 @@ class OutboxStore:
             ended_before: Only turns that ended before this time are so shortened; None for all that have ended.
 
         Returns:
-            At most `limit` effects, `seq` ascending; each stands for the effects from the one before it.
+            At most `limit` effects and about `PAGE_BYTES`, at least one if there is any, `seq` ascending; each stands
+            for the effects from the one before it.
         """
         until = ended_before or datetime.max.replace(tzinfo=UTC)
-        rows = self._database.execute_sql(UNDELIVERED, (session_key, after, session_key, after, until, limit))
+        rows = self._database.execute_sql(
+            UNDELIVERED, (session_key, after, session_key, after, until, limit, PAGE_BYTES)
+        )
         effects = []
         for seq, payload in rows:
             effects.append(OutboxEffect(seq=seq, from_seq=after + 1, payload=payload))

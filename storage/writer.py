@@ -129,6 +129,8 @@ class StorageWriter:
         self._checkpoints = CheckpointStore(self._database)
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._left_over: _Entry | None = None
+        self._submitted = 0
+        self._settled = 0
         self._closing = threading.Event()
         self._reachable = threading.Event()
         self._gave_up = False
@@ -143,12 +145,24 @@ class StorageWriter:
         """True if the database answered the last time that the writer spoke to it."""
         return self._reachable.is_set()
 
+    @property
+    def submitted_count(self) -> int:
+        """How many requests were handed in so far."""
+        return self._submitted
+
+    @property
+    def settled_count(self) -> int:
+        """How many of them have their outcome; they are carried out in order."""
+        return self._settled
+
     def submit(self, request: SessionWrite | SessionClaim, reply_to: ReplyTo) -> None:
-        """Hand in a write or a claim; its outcome is reported to `reply_to`. One per session may be under way."""
+        """Hand in a write or a claim; its outcome is reported to `reply_to`. From one thread."""
+        self._submitted += 1
         self._queue.put(_Entry(request, reply_to))
 
     def submit_delivery(self, delivery: EffectsDelivery) -> None:
         """Hand in a delivery report; it rides in the next batch and is not answered."""
+        self._submitted += 1
         self._queue.put(_Entry(delivery, None))
 
     def close(self, *, timeout_s: float) -> bool:
@@ -174,6 +188,7 @@ class StorageWriter:
             entries, stopping = self._take_batch()
             if entries:
                 self._report(self._commit_until_known(entries))
+                self._settled += len(entries)
         self._database.close_all()
 
     def _ensure_connected(self) -> None:

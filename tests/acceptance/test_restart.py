@@ -43,6 +43,17 @@ def test_killed_server_answers_after_its_next_start(
     wait_until(lambda: not again.database.find_flawed_sessions(key))
 
 
+def test_killed_postgres_is_started_again_by_its_server(servers: Servers, data_dir: Path, thread: str) -> None:
+    server = servers.start(data_dir=data_dir)
+    with connect(server, thread, agentId="metronome") as client:
+        client.say(make_schedule(50, interval_ms=20), requestId="r1")
+        client.receive_tokens(5)
+        server.data.kill_postgres()
+        assert client.receive_answer().end["message"] == make_ticks(50)
+        assert client.ask(make_schedule(2), requestId="r2").end["message"] == make_ticks(2)
+    wait_until(lambda: not server.database.find_flawed_sessions(f"local:metronome:{thread}"))
+
+
 def test_answer_finished_after_a_crash_waits_for_its_client(servers: Servers, data_dir: Path, thread: str) -> None:
     server = servers.start(data_dir=data_dir)
     key = f"local:metronome:{thread}"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
-from storage.outbox_store import OutboxStore
+from storage.outbox_store import PAGE_BYTES, OutboxStore
 from storage.records import EffectStatus, EffectType, OutboxBacklog, OutboxEffect, TurnStart, TurnStatus
 from tests.postgres import (
     Conversation,
@@ -54,6 +54,13 @@ def test_finished_turn_comes_as_its_message_alone(store: OutboxStore, conversati
     assert store.read_undelivered(conversation.key, after=0, limit=100) == (
         OutboxEffect(seq=4, from_seq=1, payload=message(event.seq, "abc")),
     )
+
+
+def test_page_ends_with_what_fills_it(store: OutboxStore, conversation: Conversation) -> None:
+    for _ in range(3):
+        conversation.exchange("x" * (PAGE_BYTES // 2))
+    assert read(store, conversation) == [(1, 2, "message"), (3, 4, "message")]
+    assert read(store, conversation, after=4) == [(5, 6, "message")]
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server import close_codes
-from server.connections import MAX_QUEUED_BYTES, Connection, Connections, SocketClosed
+from server.connections import MAX_NOTICE_BYTES, Connection, Connections, SocketClosed
 from storage.records import OutboxEffect
 from tests.unit.clock_model import run_jumping, wait_until
 
@@ -232,7 +232,7 @@ def test_notices_that_nobody_reads_close_the_connection() -> None:
     async def main(peer: Peer) -> None:
         peer.socket.gate.clear()
         text = "x" * 10_000
-        for _ in range(2 * MAX_QUEUED_BYTES // len(text)):
+        for _ in range(2 * MAX_NOTICE_BYTES // len(text)):
             peer.connection.send_frame(notice(text))
         assert [code for code, _ in peer.socket.closed] == [close_codes.POLICY]
         peer.connection.drop()
@@ -243,7 +243,7 @@ def test_notices_that_nobody_reads_close_the_connection() -> None:
 def test_notices_that_are_read_close_nothing() -> None:
     async def main(peer: Peer) -> None:
         text = "x" * 10_000
-        for _ in range(2 * MAX_QUEUED_BYTES // len(text)):
+        for _ in range(2 * MAX_NOTICE_BYTES // len(text)):
             peer.connection.send_frame(notice(text))
             await peer.idle()
         assert peer.socket.closed == []
@@ -254,10 +254,22 @@ def test_notices_that_are_read_close_nothing() -> None:
 def test_effects_alone_never_close_the_connection() -> None:
     async def main(peer: Peer) -> None:
         peer.socket.gate.clear()
-        text = "x" * MAX_QUEUED_BYTES
+        text = "x" * MAX_NOTICE_BYTES
         payload = {"type": "token", "eventSeq": 1, "attempt": 1, "value": text}
         for seq in range(1, 4):
             peer.connection.send_effects(KEY, [OutboxEffect(seq=seq, from_seq=seq, payload=payload)])
+        assert peer.socket.closed == []
+        peer.connection.drop()
+
+    on_loop(main)
+
+
+def test_one_notice_beside_many_effects_closes_nothing() -> None:
+    async def main(peer: Peer) -> None:
+        peer.socket.gate.clear()
+        payload = {"type": "token", "eventSeq": 1, "attempt": 1, "value": "x" * MAX_NOTICE_BYTES}
+        peer.connection.send_effects(KEY, [OutboxEffect(seq=seq, from_seq=seq, payload=payload) for seq in (1, 2)])
+        peer.connection.send_frame(notice("what is that?"))
         assert peer.socket.closed == []
         peer.connection.drop()
 
