@@ -42,8 +42,9 @@ class SubmitUserMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitCancel:
-    """The edge -> SessionDirector -> SessionActor. Answered if the request has ended
-    already; the same cancel again is not answered.
+    """The edge -> SessionDirector -> SessionActor.
+
+    Answered only if the request has ended already, and then once: the same cancel again is no news.
 
     Attributes:
         request_id: The request to stop; it may be still to come.
