@@ -24,7 +24,7 @@ class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
         super().__init__()
         self._has_failed = False
 
-    def receiveMessage(self, message: object, sender: ActorAddress) -> None:  # noqa: N802 (Thespian's name)
+    def receiveMessage(self, message: object, sender: ActorAddress) -> None:
         """Handle one message; never raises."""
         try:
             if self._has_failed and not isinstance(message, ActorExitRequest):
@@ -66,7 +66,7 @@ class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
                 return found
         return self.receiveUnrecognizedMessage
 
-    def receiveUnrecognizedMessage(self, message: object, sender: ActorAddress) -> None:  # noqa: N802
+    def receiveUnrecognizedMessage(self, message: object, sender: ActorAddress) -> None:
         """Log a message that has no handler; Thespian's own notices may go unheard."""
         if not isinstance(message, ActorSystemMessage):
             log.warning(

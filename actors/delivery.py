@@ -99,12 +99,12 @@ class DeliveryActor(BaseActor):
         self._unattended: dict[str, _Unattended] = {}
         self._poll_failed = False
 
-    def receiveMsg_StartDelivery(self, message: StartDelivery, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_StartDelivery(self, message: StartDelivery, _sender: ActorAddress) -> None:
         """Begin."""
         self._services = message.services
         self._arm_poll()
 
-    def receiveMsg_AttachConnection(self, message: AttachConnection, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_AttachConnection(self, message: AttachConnection, _sender: ActorAddress) -> None:
         """Read what the sessions have undelivered; effects that are committed meanwhile are kept."""
         attachment = self._connections.setdefault(message.connection_id, _Attachment(message.asked_at))
         fresh = tuple(key for key in message.session_keys if key not in attachment.session_keys)
@@ -116,7 +116,7 @@ class DeliveryActor(BaseActor):
                 attachment.asked_marks[session_key] = route.completed
         self._read_backlog(message.connection_id, fresh)
 
-    def receiveMsg_BacklogRead(self, message: BacklogRead, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_BacklogRead(self, message: BacklogRead, _sender: ActorAddress) -> None:
         """Attach the connection, now that its place in each session is known."""
         attachment = self._connections.get(message.connection_id)
         if attachment is None:
@@ -136,7 +136,7 @@ class DeliveryActor(BaseActor):
                 ),
             )
 
-    def receiveMsg_DetachConnection(self, message: DetachConnection, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_DetachConnection(self, message: DetachConnection, _sender: ActorAddress) -> None:
         """Forget a connection; its sessions' routes go a little later."""
         attachment = self._connections.pop(message.connection_id, None)
         for session_key in attachment.session_keys if attachment is not None else ():
@@ -146,17 +146,17 @@ class DeliveryActor(BaseActor):
                     self._services.clock(), self._services.writer.submitted_count
                 )
 
-    def receiveMsg_EffectsCommitted(self, message: EffectsCommitted, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_EffectsCommitted(self, message: EffectsCommitted, _sender: ActorAddress) -> None:
         """Send what was committed; without a connection it stays in the outbox."""
         if message.session_key in self._routes:
             self._step(message.session_key, partial(commit, effects=message.effects))
 
-    def receiveMsg_FramesTaken(self, message: FramesTaken, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_FramesTaken(self, message: FramesTaken, _sender: ActorAddress) -> None:
         """A socket took frames."""
         if message.session_key in self._routes:
             self._step(message.session_key, partial(take, connection_id=message.connection_id, seq=message.seq))
 
-    def receiveMsg_OutboxPageRead(self, message: OutboxPageRead, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_OutboxPageRead(self, message: OutboxPageRead, _sender: ActorAddress) -> None:
         """Send a page of the outbox."""
         if message.session_key in self._routes:
             self._step(
@@ -169,7 +169,7 @@ class DeliveryActor(BaseActor):
                 ),
             )
 
-    def receiveMsg_HeadsRead(self, message: HeadsRead, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_HeadsRead(self, message: HeadsRead, _sender: ActorAddress) -> None:
         """The safety net: effects that nobody pushed are read."""
         self._poll_failed = False
         self._arm_poll()  # first: the next look comes whatever this one meets
@@ -177,11 +177,11 @@ class DeliveryActor(BaseActor):
             if session_key in self._routes:
                 self._step(session_key, partial(notice_head, head=head))
 
-    def receiveMsg_NotifyConnection(self, message: NotifyConnection, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_NotifyConnection(self, message: NotifyConnection, _sender: ActorAddress) -> None:
         """Pass on a frame that is not stored."""
         self._services.sink.send_notice(message.connection_id, message.frame)
 
-    def receiveMsg_StorageReadFailed(self, message: StorageReadFailed, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_StorageReadFailed(self, message: StorageReadFailed, _sender: ActorAddress) -> None:
         """Try again what failed: an attachment by itself, a page at the next poll."""
         if not self._poll_failed:
             log.warning("Could not read the outbox: %s", message.error, extra={"action": "outbox_read_failed"})
@@ -195,7 +195,7 @@ class DeliveryActor(BaseActor):
         else:
             self._arm_poll()
 
-    def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:
         """Poll, or try an attachment again."""
         if isinstance(message.payload, AttachConnection):
             self._read_backlog(message.payload.connection_id, message.payload.session_keys)
@@ -203,7 +203,7 @@ class DeliveryActor(BaseActor):
             self._drop_unattended()
             self._poll_heads()
 
-    def receiveMsg_ProbeActor(self, message: ProbeActor, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_ProbeActor(self, message: ProbeActor, _sender: ActorAddress) -> None:
         """Show life."""
         message.answer(type(self).__name__)
 

@@ -68,44 +68,44 @@ class SessionDirector(BaseActor):
         self._halted = False
         self._poll_failed = False
 
-    def receiveMsg_StartDirector(self, message: StartDirector, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_StartDirector(self, message: StartDirector, _sender: ActorAddress) -> None:
         """Begin; events that a former server accepted are looked for at once."""
         self._start = message
         self._services = message.services
         self.handleDeadLetters()
         self._poll_orphans()
 
-    def receiveMsg_SubmitUserMessage(self, message: SubmitUserMessage, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SubmitUserMessage(self, message: SubmitUserMessage, _sender: ActorAddress) -> None:
         """Forward a message to its session."""
         if self._drained is not None:
             self._refuse_stopping(message)
         else:
             self._forward(message)
 
-    def receiveMsg_SubmitCancel(self, message: SubmitCancel, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SubmitCancel(self, message: SubmitCancel, _sender: ActorAddress) -> None:
         """Forward a cancel to its session; also while draining, since it ends work."""
         if self._halted:
             self._refuse_stopping(message)
         else:
             self._forward(message)
 
-    def receiveMsg_SessionTurnedBusy(self, message: SessionTurnedBusy, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SessionTurnedBusy(self, message: SessionTurnedBusy, _sender: ActorAddress) -> None:
         """A session has work."""
         self._busy.add(message.session_key)
 
-    def receiveMsg_SessionTurnedIdle(self, message: SessionTurnedIdle, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SessionTurnedIdle(self, message: SessionTurnedIdle, _sender: ActorAddress) -> None:
         """A session has none left."""
         self._busy.discard(message.session_key)
         self._report_drained()
 
-    def receiveMsg_SessionExpired(self, message: SessionExpired, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SessionExpired(self, message: SessionExpired, _sender: ActorAddress) -> None:
         """Let an idle actor go, unless mail for it is under way."""
         child = self._children.get(message.session_key)
         if child is not None and child.forwarded == message.received:
             self._forget(message.session_key)
             self.send(child.address, ActorExitRequest())
 
-    def receiveMsg_SessionStopped(self, message: SessionStopped, sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SessionStopped(self, message: SessionStopped, sender: ActorAddress) -> None:
         """An actor gave up its session: the next message makes a new one, and so does what is left to process."""
         self._forget(message.session_key)
         self.send(sender, ActorExitRequest())
@@ -113,7 +113,7 @@ class SessionDirector(BaseActor):
             self.wakeupAfter(RESTART_DELAY_S, message.session_key)
         self._report_drained()
 
-    def receiveMsg_ChildActorExited(self, message: ChildActorExited, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_ChildActorExited(self, message: ChildActorExited, _sender: ActorAddress) -> None:
         """An actor is gone; if it was not let go, it failed, and is started anew for what it left."""
         session_key = self._keys.get(message.childAddress.actorAddressString)
         if session_key is not None:
@@ -121,7 +121,7 @@ class SessionDirector(BaseActor):
             self.wakeupAfter(RESTART_DELAY_S, session_key)
             self._report_drained()
 
-    def receiveMsg_DeadEnvelope(self, message: DeadEnvelope, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_DeadEnvelope(self, message: DeadEnvelope, _sender: ActorAddress) -> None:
         """A request that came to an actor after its exit goes to its successor."""
         late = message.deadMessage
         if isinstance(late, SubmitUserMessage | SubmitCancel):
@@ -130,14 +130,14 @@ class SessionDirector(BaseActor):
             else:
                 self._forward(late)
 
-    def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:
         """Poll, or start anew an actor that failed."""
         if message.payload == POLL_ORPHANS:
             self._poll_orphans()
         elif not self._halted:
             self._find_or_create(message.payload)
 
-    def receiveMsg_OrphansFound(self, message: OrphansFound, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_OrphansFound(self, message: OrphansFound, _sender: ActorAddress) -> None:
         """Accepted events that nobody holds: an actor for each session processes them."""
         self._poll_failed = False
         self._arm_poll()  # first: the next look comes whatever this one meets
@@ -156,23 +156,23 @@ class SessionDirector(BaseActor):
                 )
                 self._find_or_create(session_key)
 
-    def receiveMsg_StorageReadFailed(self, message: StorageReadFailed, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_StorageReadFailed(self, message: StorageReadFailed, _sender: ActorAddress) -> None:
         """The poll failed: say so once, and go on trying."""
         if not self._poll_failed:
             log.warning("Could not look for unprocessed events: %s", message.error, extra={"action": "poll_failed"})
         self._poll_failed = True
         self._arm_poll()
 
-    def receiveMsg_ProbeActor(self, message: ProbeActor, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_ProbeActor(self, message: ProbeActor, _sender: ActorAddress) -> None:
         """Show life."""
         message.answer(type(self).__name__)
 
-    def receiveMsg_DrainSessions(self, message: DrainSessions, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_DrainSessions(self, message: DrainSessions, _sender: ActorAddress) -> None:
         """Refuse new messages from now on, and tell when the last turn has ended."""
         self._drained = message.drained
         self._report_drained()
 
-    def receiveMsg_HaltSessions(self, message: HaltSessions, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_HaltSessions(self, message: HaltSessions, _sender: ActorAddress) -> None:
         """Stop every session where it is."""
         self._halted = True
         for child in self._children.values():

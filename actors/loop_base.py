@@ -50,11 +50,11 @@ class _System:
         self.capabilities: dict[str, Any] = {}
         self._systemBase: LoopSystemBase | None = None
 
-    def _handleDeadLetters(self, address: ActorAddress, enable: bool) -> None:  # noqa: N802 (Thespian's name)
+    def _handleDeadLetters(self, address: ActorAddress, enable: bool) -> None:
         assert self._systemBase is not None
         self._systemBase._handleDeadLetters(address, enable)
 
-    def updateCapability(self, name: str, value: Any = None) -> None:  # noqa: N802
+    def updateCapability(self, name: str, value: Any = None) -> None:
         assert self._systemBase is not None
         self._systemBase.updateCapability(name, value)
 
@@ -97,7 +97,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         system.capabilities["Thespian ActorSystem Name"] = "callboardLoop"
         self._pendingSends: deque[PendingSend] = deque()
 
-    def _newRefAndActor(self, *args: Any, **keywords: Any) -> ActorRef:  # noqa: N802 (Thespian's name)
+    def _newRefAndActor(self, *args: Any, **keywords: Any) -> ActorRef:
         """Make an actor as Thespian does, with children that can be many."""
         reference = super()._newRefAndActor(*args, **keywords)
         reference._yung = _Children()
@@ -105,16 +105,16 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
 
     # Sending
 
-    def actor_send(self, fromActor: ActorAddress, toActor: ActorAddress, msg: object) -> None:  # noqa: N803
+    def actor_send(self, fromActor: ActorAddress, toActor: ActorAddress, msg: object) -> None:
         """Queue a message from an actor."""
         self._enqueue(PendingSend(fromActor, msg, toActor))
 
-    def tell(self, anActor: ActorAddress, msg: object) -> None:  # noqa: N803 (Thespian's names)
+    def tell(self, anActor: ActorAddress, msg: object) -> None:
         """Queue a message from outside; from any thread."""
         sender = self.actorRegistry["System:ExternalRequester"].address
         self._enqueue(PendingSend(sender, msg, anActor))
 
-    def ask(self, anActor: ActorAddress, msg: object, timeout: float | None) -> object:  # noqa: ARG002, N803
+    def ask(self, anActor: ActorAddress, msg: object, timeout: float | None) -> object:  # noqa: ARG002
         """Refused: it would block the loop that is to answer it."""
         raise RuntimeError("ask() would block the event loop; send a message that names where to answer")
 
@@ -149,7 +149,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
             self._drain_scheduled = True
             self._loop.call_soon(self._drain)
 
-    def _runSingleSend(self, ps: PendingSend) -> None:  # noqa: N802 (Thespian's name)
+    def _runSingleSend(self, ps: PendingSend) -> None:
         """Deliver one message. An exited actor's mail goes to the dead letter handler, then away."""
         target = self.actorRegistry.get(ps.toActor.actorAddressString)
         message = ps.msg
@@ -194,10 +194,10 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
 
     # Wakeups
 
-    def wakeupAfter(  # noqa: N802 (Thespian's name)
+    def wakeupAfter(
         self,
-        fromActor: ActorAddress,  # noqa: N803
-        timePeriod: timedelta | float,  # noqa: N803
+        fromActor: ActorAddress,
+        timePeriod: timedelta | float,
         payload: object = None,
     ) -> None:
         """Arm a timer of the loop that sends a WakeupMessage."""
@@ -211,7 +211,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         handle = self._loop.call_later(period.total_seconds(), wake)
         self._timers.add(handle)
 
-    def _realizeWakeups(self) -> None:  # noqa: N802 (Thespian's name)
+    def _realizeWakeups(self) -> None:
         """Nothing to do: the loop's timers fire by themselves."""
 
     # End

@@ -68,7 +68,7 @@ class SessionActor(BaseActor):
         self._idle_since_s = 0.0
         self._idle_timer_armed = False
 
-    def receiveMsg_StartSession(self, message: StartSession, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_StartSession(self, message: StartSession, _sender: ActorAddress) -> None:
         """Claim the session; until that is granted, messages wait."""
         self._start = message
         self._services = message.services
@@ -81,58 +81,58 @@ class SessionActor(BaseActor):
         self._services.writer.submit(SessionClaim(session_key=message.session_key), self.myAddress)
         self.send(message.director, SessionTurnedBusy(session_key=message.session_key))
 
-    def receiveMsg_SubmitUserMessage(self, message: SubmitUserMessage, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SubmitUserMessage(self, message: SubmitUserMessage, _sender: ActorAddress) -> None:
         """Somebody says something."""
         self._received += 1
         self._take(message)
 
-    def receiveMsg_SubmitCancel(self, message: SubmitCancel, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SubmitCancel(self, message: SubmitCancel, _sender: ActorAddress) -> None:
         """Somebody wants a request stopped."""
         self._received += 1
         self._take(message)
 
-    def receiveMsg_SessionClaimed(self, message: SessionClaimed, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_SessionClaimed(self, message: SessionClaimed, _sender: ActorAddress) -> None:
         """The session is this actor's."""
         self._take(message)
 
-    def receiveMsg_ConfirmClaim(self, message: ConfirmClaim, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_ConfirmClaim(self, message: ConfirmClaim, _sender: ActorAddress) -> None:
         """The session may have another owner."""
         self._take(message)
 
-    def receiveMsg_WriteCommitted(self, message: WriteCommitted, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_WriteCommitted(self, message: WriteCommitted, _sender: ActorAddress) -> None:
         """A write is durable."""
         self._take(message)
 
-    def receiveMsg_WriteDuplicated(self, message: WriteDuplicated, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_WriteDuplicated(self, message: WriteDuplicated, _sender: ActorAddress) -> None:
         """A write holds requests that are known."""
         self._take(message)
 
-    def receiveMsg_WriteFenced(self, message: WriteFenced, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_WriteFenced(self, message: WriteFenced, _sender: ActorAddress) -> None:
         """The session has another owner."""
         self._take(message)
 
-    def receiveMsg_WriteRefused(self, message: WriteRefused, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_WriteRefused(self, message: WriteRefused, _sender: ActorAddress) -> None:
         """The database refused a write for good."""
         self._take(message)
 
-    def receiveMsg_TokenProduced(self, message: TokenProduced, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_TokenProduced(self, message: TokenProduced, _sender: ActorAddress) -> None:
         """The agent said something."""
         self._take(message)
 
-    def receiveMsg_AgentFinished(self, message: AgentFinished, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_AgentFinished(self, message: AgentFinished, _sender: ActorAddress) -> None:
         """The agent is through."""
         self._take(message)
 
-    def receiveMsg_AgentFailed(self, message: AgentFailed, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_AgentFailed(self, message: AgentFailed, _sender: ActorAddress) -> None:
         """The agent failed."""
         self._take(message)
 
-    def receiveMsg_HaltSessions(self, _message: HaltSessions, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_HaltSessions(self, _message: HaltSessions, _sender: ActorAddress) -> None:
         """The server ends."""
         self._state, commands = halt(self._state)
         self._carry_out(commands)
 
-    def receiveMsg_WakeupMessage(self, _message: WakeupMessage, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_WakeupMessage(self, _message: WakeupMessage, _sender: ActorAddress) -> None:
         """Offer to leave if the session has been idle for long enough; otherwise look again when it could be."""
         self._idle_timer_armed = False
         if not self._state.is_idle:
@@ -146,7 +146,7 @@ class SessionActor(BaseActor):
                 SessionExpired(session_key=self._start.session_key, received=self._received),
             )
 
-    def receiveMsg_ActorExitRequest(self, _message: ActorExitRequest, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_ActorExitRequest(self, _message: ActorExitRequest, _sender: ActorAddress) -> None:
         """Leave nothing running."""
         if self._runner is not None:
             self._runner.stop()

@@ -39,16 +39,16 @@ class Unheard:
 
 
 class Worker(BaseActor):
-    def receiveMsg_BeginWork(self, message: BeginWork, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_BeginWork(self, message: BeginWork, _sender: ActorAddress) -> None:
         self.notes = message.notes
 
-    def receiveMsg_DoWork(self, message: DoWork, sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_DoWork(self, message: DoWork, sender: ActorAddress) -> None:
         self.notes.append(message.text)
 
-    def receiveMsg_BreakDown(self, message: BreakDown, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_BreakDown(self, message: BreakDown, _sender: ActorAddress) -> None:
         raise RuntimeError(f"broken by {message}")
 
-    def receiveMsg_ActorExitRequest(self, _message: ActorExitRequest, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_ActorExitRequest(self, _message: ActorExitRequest, _sender: ActorAddress) -> None:
         self.notes.append("exit")
 
     def refuse(self, message: object) -> None:
@@ -75,13 +75,13 @@ class Clumsy(Worker):
 class Keeper(BaseActor):
     """Makes an actor that fails, and notes its exit."""
 
-    def receiveMsg_BeginWork(self, message: BeginWork, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_BeginWork(self, message: BeginWork, _sender: ActorAddress) -> None:
         self.notes = message.notes
         child = self.createActor(Worker)
         self.send(child, message)
         self.send(child, BreakDown("x"))
 
-    def receiveMsg_ChildActorExited(self, _message: ChildActorExited, _sender: ActorAddress) -> None:  # noqa: N802
+    def receiveMsg_ChildActorExited(self, _message: ChildActorExited, _sender: ActorAddress) -> None:
         self.notes.append("bereft")
 
 

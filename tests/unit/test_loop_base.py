@@ -34,7 +34,7 @@ class Play:
 class Player(Actor):  # type: ignore[misc]
     """Does what its first message says."""
 
-    def receiveMessage(self, message: Any, sender: ActorAddress) -> None:  # noqa: N802 (Thespian's name)
+    def receiveMessage(self, message: Any, sender: ActorAddress) -> None:
         if isinstance(message, Play):
             self._handle = message.handle
         else:
