@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
 
 import peewee
 
@@ -11,11 +10,9 @@ from storage.event_store import encode_json
 from storage.records import (
     EffectsDelivery,
     EffectStatus,
-    EffectType,
     OutboxBacklog,
     OutboxEffect,
     SessionWrite,
-    StoredEffect,
 )
 from storage.tables import Effect, Session
 
@@ -226,17 +223,6 @@ class OutboxStore:
         """Return the event that each session's last effect belongs to; sessions without effects are missing."""
         return dict(self._database.execute_sql(LAST_EFFECT_EVENTS, (list(session_keys),)))
 
-    def list_effects(self, session_key: str, *, after: int, limit: int) -> list[StoredEffect]:
-        """Return a session's effects above `after` as they are stored: at most `limit`, `seq` ascending."""
-        query = (
-            Effect.select()
-            .where(Effect.session_key == session_key, Effect.seq > after)
-            .order_by(Effect.seq)
-            .limit(limit)
-            .dicts()
-        )
-        return [_stored_effect(row) for row in query.bind(self._database)]
-
 
 def group_reports(deliveries: Sequence[EffectsDelivery]) -> list[list[EffectsDelivery]]:
     """Group reports by status, in as few groups as keep the order within each session.
@@ -254,11 +240,3 @@ def group_reports(deliveries: Sequence[EffectsDelivery]) -> list[list[EffectsDel
         latest[report.session_key] = (number, report.status)
         rounds.setdefault((number, report.status), []).append(report)
     return [rounds[key] for key in sorted(rounds, key=lambda key: key[0])]
-
-
-def _stored_effect(row: Mapping[str, object]) -> StoredEffect:
-    values = dict(row)
-    values["type"] = EffectType(str(row["type"]))
-    values["status"] = EffectStatus(str(row["status"]))
-    values["id"] = UUID(str(row["id"]))
-    return StoredEffect(**values)  # type: ignore[arg-type]

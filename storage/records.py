@@ -5,7 +5,6 @@ All of it is immutable. `seq` values count from 1 within a session; payloads, st
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -244,8 +243,8 @@ class SessionSnapshot:
         epoch: The one just granted; all writes name it.
         unprocessed: Events above `processed_event_seq`, `seq` ascending.
         attempts: How often a turn was begun for each of them; those never begun are missing.
-        shown_event_seq: The event that the last effect belongs to, 0 if there is no effect. If it is unprocessed,
-            clients have seen part of its answer.
+        shown_event_seq: The event that the last effect belongs to; 0 if there is none, and if nothing is unprocessed.
+            If it is unprocessed, clients have seen part of its answer.
         earlier: Events below those that they refer to: a cancel that came ahead of a message.
         checkpoint: The state that the last finished turn left; None if there is none.
     """
@@ -325,21 +324,3 @@ def counterpart_request_id(event: EventRecord) -> str | None:
     if event.type is EventType.CANCEL:
         return event.request_id.removeprefix(CANCEL_PREFIX)
     return CANCEL_PREFIX + event.request_id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredEffect:
-    """A row of `effects` as operators and tests read it."""
-
-    id: UUID
-    session_key: str
-    seq: int
-    checkpoint_id: UUID | None
-    type: EffectType
-    payload: JsonDocument
-    dedupe_key: str
-    status: EffectStatus
-    attempt_count: int
-    last_attempt_at: datetime | None
-    created_at: datetime
-    updated_at: datetime

@@ -1,6 +1,6 @@
 """Sessions: who owns one, how far it is, and which ones nobody looks after."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +8,6 @@ import peewee
 
 from storage.database import OWNER_PREFIX
 from storage.records import EffectsDelivery, EffectStatus, SessionKey, SessionWrite
-from storage.tables import Session
 
 CLAIM = """
 INSERT INTO sessions (session_key, user_id, agent_id, thread_id, owner, epoch, created_at, last_active_at)
@@ -96,7 +95,7 @@ class SessionStore:
         """Raise the counters of the sessions that are still as the writes expect them.
 
         Returns:
-            The keys of those; the others are fenced or moved on (see `find_counters`).
+            The keys of those; the others are fenced, or moved on.
         """
         writes = sorted(writes, key=lambda write: write.session_key)
         rows = self._database.execute_sql(
@@ -123,21 +122,6 @@ class SessionStore:
         if highest:
             keys = sorted(highest)
             self._database.execute_sql(RAISE_DELIVERED, (keys, [highest[key] for key in keys]))
-
-    def find_counters(self, session_keys: Sequence[str]) -> Mapping[str, SessionCounters]:
-        """Return the counters of those of the sessions that exist, by session key."""
-        query = (
-            Session.select(
-                Session.session_key,
-                Session.epoch,
-                Session.last_event_seq,
-                Session.processed_event_seq,
-                Session.last_effect_seq,
-            )
-            .where(Session.session_key.in_(list(session_keys)))
-            .tuples()
-        )
-        return {row[0]: _counters(row) for row in query.bind(self._database)}
 
     def find_orphaned(self, *, node_id: str, limit: int) -> list[str]:
         """Return keys of sessions with events left to process whose owner is neither alive nor `node_id`.

@@ -7,7 +7,7 @@ import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
 from storage.outbox_store import PAGE_BYTES, OutboxStore
-from storage.records import EffectStatus, EffectType, OutboxBacklog, OutboxEffect, TurnStart, TurnStatus
+from storage.records import EffectStatus, OutboxBacklog, OutboxEffect, TurnStart, TurnStatus
 from tests.postgres import (
     Conversation,
     Frame,
@@ -232,31 +232,6 @@ def test_last_event_seqs_follow_the_last_effect(
     assert store.find_last_event_seqs([conversation.key, empty.key]) == {conversation.key: 1}
     conversation.answer(token(2))
     assert store.find_last_event_seqs([conversation.key]) == {conversation.key: 2}
-
-
-# Rows as they are
-
-
-def test_effects_are_listed_as_stored(store: OutboxStore, writer: RecordingWriter, conversation: Conversation) -> None:
-    conversation.say()
-    write = conversation.make_write(frames=[token(1, "a"), token(1, "b"), token(1, "c")])
-    conversation.commit(write)
-    deliver(writer, conversation, 2)
-    listed = store.list_effects(conversation.key, after=1, limit=100)
-    assert [(effect.id, effect.seq, effect.dedupe_key) for effect in listed] == [
-        (effect.id, effect.seq, effect.dedupe_key) for effect in write.effects[1:]
-    ]
-    assert [(effect.status, effect.attempt_count) for effect in listed] == [
-        (EffectStatus.COMPLETED, 1),
-        (EffectStatus.PENDING, 0),
-    ]
-    assert listed[0].payload == token(1, "b")
-    assert listed[0].session_key == conversation.key
-    assert listed[0].type is EffectType.SEND_MESSAGE
-    assert listed[0].checkpoint_id is None
-    assert listed[0].last_attempt_at is not None
-    assert listed[0].created_at.tzinfo is not None
-    assert store.list_effects(conversation.key, after=0, limit=1)[0].seq == 1
 
 
 def test_abandoned_effects_return_to_pending(
