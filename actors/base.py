@@ -2,8 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from thespian.actors import ActorAddress, ActorExitRequest, ActorSystemMessage, ActorTypeDispatcher
 
@@ -19,6 +18,12 @@ class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
     """
 
     exits_on_failure: ClassVar[bool] = True
+    _handler_names: ClassVar[dict[type, str]] = {}
+    """The handler of each message class met so far: found once, not once a message."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._handler_names = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +35,9 @@ class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
             if self._has_failed and not isinstance(message, ActorExitRequest):
                 self.refuse(message)
             else:
-                self._find_handler(message)(message, sender)
+                message_class = type(message)
+                name = self._handler_names.get(message_class) or self._find_handler_name(message_class)
+                getattr(self, name)(message, sender)
         except Exception as error:  # noqa: BLE001 (the point of this class)
             log.error(
                 "%s failed on a %s with %s at\n%s",
@@ -57,14 +64,16 @@ class BaseActor(ActorTypeDispatcher):  # type: ignore[misc]
             )
         self.send(self.myAddress, ActorExitRequest())
 
-    def _find_handler(self, message: object) -> Callable[[Any, ActorAddress], Any]:
-        """Return the handler of the nearest class that the message is of."""
-        for message_class in type(message).__mro__:
-            handler = getattr(self, "receiveMsg_" + message_class.__name__, None)
-            if handler is not None:
-                found: Callable[[Any, ActorAddress], Any] = handler
-                return found
-        return self.receiveUnrecognizedMessage
+    def _find_handler_name(self, message_class: type) -> str:
+        """Return the name of the handler of the nearest class that such messages are of, and remember it."""
+        for each in message_class.__mro__:
+            name = "receiveMsg_" + each.__name__
+            if hasattr(self, name):
+                break
+        else:
+            name = "receiveUnrecognizedMessage"
+        self._handler_names[message_class] = name
+        return name
 
     def receiveUnrecognizedMessage(self, message: object, sender: ActorAddress) -> None:
         """Log a message that has no handler; Thespian's own notices may go unheard."""

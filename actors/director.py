@@ -1,20 +1,29 @@
 """SessionDirector: finds or makes the actor of a session, lets idle ones leave, and picks up events that nobody holds.
 
     SubmitUserMessage ──> live actor? ── yes ──> forward
-                              └── no ──> create, StartSession, forward
+                              └── no ──> room? ── yes ──> create, StartSession, forward
+                                          └── no ──> the longest idle leaves; none idle: overloaded
 
-All mail for sessions goes through here, so the director knows whether an actor that offers to leave has read all of
-its mail; only then is it let go. A message can therefore neither be lost with a leaving actor nor reach two.
+All mail for sessions goes through here, so the director knows whether an actor that has nothing to do has read all of
+its mail; only then may it be let go. A message can therefore neither be lost with a leaving actor nor reach two.
+Passivation is one ordered queue and one timer for all sessions, however many there are.
+
+An actor that fails is started anew after a pause, in which its session's messages wait here; one that fails again and
+again is left alone for a while (`circuit`), and its session's messages are refused.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import partial
+from typing import Final
 
 from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited, DeadEnvelope, WakeupMessage
 
 from actors.base import BaseActor
+from actors.circuit import MAX_FAILURES, WINDOW_S, Circuit
+from actors.live_sessions import LiveSession, LiveSessions
 from actors.messages import (
     ConfirmClaim,
     DrainSessions,
@@ -22,9 +31,7 @@ from actors.messages import (
     NotifyConnection,
     OrphansFound,
     ProbeActor,
-    SessionExpired,
     SessionStopped,
-    SessionTurnedBusy,
     SessionTurnedIdle,
     StartDirector,
     StartSession,
@@ -36,20 +43,40 @@ from actors.session import SessionActor
 
 log = logging.getLogger(__name__)
 
-ORPHANS_PER_POLL = 100
+ORPHANS_PER_POLL: Final = 100
 """How many unprocessed sessions are picked up at a time: the rest follows at the next poll."""
 
-POLL_ORPHANS = "poll orphans"
-RESTART_DELAY_S = 1.0
-"""How long after a failure a session's actor is started anew: enough to keep a crash loop from taking the processor."""
+PASSIVATION_PAUSE_S: Final = 0.01
+"""At least so long between two looks for idle sessions that may leave: those that expire together leave together."""
+
+
+class _Alarm(Enum):
+    """Payload of a wakeup that concerns all sessions."""
+
+    POLL_ORPHANS = auto()
+    PASSIVATE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _Restart:
+    """Payload of a wakeup: the session's pause after a failure is over."""
+
+    session_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ForgetFailures:
+    """Payload of a wakeup: the session's failures may be too old to matter."""
+
+    session_key: str
 
 
 @dataclass(slots=True)
-class _Child:
-    """A live session actor. `forwarded` counts the requests sent to it, to be compared with those it has read."""
+class _Recovery:
+    """A session whose actor failed lately, and the messages that wait for its next one."""
 
-    address: ActorAddress
-    forwarded: int = 0
+    circuit: Circuit = field(default_factory=Circuit)
+    waiting: list[SubmitUserMessage | SubmitCancel] = field(default_factory=list)
 
 
 class SessionDirector(BaseActor):
@@ -61,81 +88,191 @@ class SessionDirector(BaseActor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._children: dict[str, _Child] = {}
-        self._keys: dict[str, str] = {}  # address -> session key
-        self._busy: set[str] = set()
+        self._live = LiveSessions()
+        self._recoveries: dict[str, _Recovery] = {}
         self._drained: Callable[[], None] | None = None
         self._halted = False
         self._poll_failed = False
+        self._passivation_armed = False
 
     def receiveMsg_StartDirector(self, message: StartDirector, _sender: ActorAddress) -> None:
         """Begin; events that a former server accepted are looked for at once."""
         self._start = message
         self._services = message.services
+        self._settings = message.services.settings
         self.handleDeadLetters()
         self._poll_orphans()
+
+    # Requests
 
     def receiveMsg_SubmitUserMessage(self, message: SubmitUserMessage, _sender: ActorAddress) -> None:
         """Forward a message to its session."""
         if self._drained is not None:
-            self._refuse_stopping(message)
+            self._refuse(message, "the server is stopping")
         else:
             self._forward(message)
 
     def receiveMsg_SubmitCancel(self, message: SubmitCancel, _sender: ActorAddress) -> None:
         """Forward a cancel to its session; also while draining, since it ends work."""
         if self._halted:
-            self._refuse_stopping(message)
+            self._refuse(message, "the server is stopping")
         else:
             self._forward(message)
-
-    def receiveMsg_SessionTurnedBusy(self, message: SessionTurnedBusy, _sender: ActorAddress) -> None:
-        """A session has work."""
-        self._busy.add(message.session_key)
-
-    def receiveMsg_SessionTurnedIdle(self, message: SessionTurnedIdle, _sender: ActorAddress) -> None:
-        """A session has none left."""
-        self._busy.discard(message.session_key)
-        self._report_drained()
-
-    def receiveMsg_SessionExpired(self, message: SessionExpired, _sender: ActorAddress) -> None:
-        """Let an idle actor go, unless mail for it is under way."""
-        child = self._children.get(message.session_key)
-        if child is not None and child.forwarded == message.received:
-            self._forget(message.session_key)
-            self.send(child.address, ActorExitRequest())
-
-    def receiveMsg_SessionStopped(self, message: SessionStopped, sender: ActorAddress) -> None:
-        """An actor gave up its session: the next message makes a new one, and so does what is left to process."""
-        self._forget(message.session_key)
-        self.send(sender, ActorExitRequest())
-        if message.restart:
-            self.wakeupAfter(RESTART_DELAY_S, message.session_key)
-        self._report_drained()
-
-    def receiveMsg_ChildActorExited(self, message: ChildActorExited, _sender: ActorAddress) -> None:
-        """An actor is gone; if it was not let go, it failed, and is started anew for what it left."""
-        session_key = self._keys.get(message.childAddress.actorAddressString)
-        if session_key is not None:
-            self._forget(session_key)
-            self.wakeupAfter(RESTART_DELAY_S, session_key)
-            self._report_drained()
 
     def receiveMsg_DeadEnvelope(self, message: DeadEnvelope, _sender: ActorAddress) -> None:
         """A request that came to an actor after its exit goes to its successor."""
         late = message.deadMessage
         if isinstance(late, SubmitUserMessage | SubmitCancel):
             if self._halted:
-                self._refuse_stopping(late)
+                self._refuse(late, "the server is stopping")
             else:
                 self._forward(late)
 
+    def _forward(self, message: SubmitUserMessage | SubmitCancel) -> None:
+        if self._is_resting(message.session_key):
+            self._keep_waiting(self._recoveries[message.session_key], message)
+            return
+        live = self._live.get(message.session_key) or self._create(message.session_key)
+        if live is None:
+            self._refuse(message, f"all {len(self._live)} threads that this server can hold are busy")
+        else:
+            self._send_counted(live, message)
+
+    def _keep_waiting(self, recovery: _Recovery, message: SubmitUserMessage | SubmitCancel) -> None:
+        if recovery.circuit.is_open:
+            self._refuse(message, f"the thread failed {MAX_FAILURES} times in a minute and is left alone for a while")
+        elif len(recovery.waiting) > self._settings.session_queue_limit:
+            self._refuse(message, f"{len(recovery.waiting)} messages of this thread are waiting already", code="busy")
+        else:
+            recovery.waiting.append(message)
+
+    def _send_counted(self, live: LiveSession, message: object) -> None:
+        self._live.count_forwarded(live)
+        self.send(live.address, message)
+
+    def _refuse(self, message: SubmitUserMessage | SubmitCancel, reason: str, *, code: str = "overloaded") -> None:
+        frame = {"type": "error", "code": code, "message": reason, "retryable": True}
+        if message.request_id is not None:
+            frame["requestId"] = message.request_id
+        self.send(self._start.delivery, NotifyConnection(connection_id=message.connection_id, frame=frame))
+
+    # Sessions come and go
+
+    def receiveMsg_SessionTurnedIdle(self, message: SessionTurnedIdle, sender: ActorAddress) -> None:
+        """A session has nothing to do: from now on it may leave."""
+        live = self._live.find(sender)
+        if live is not None and self._live.mark_idle(live, message.received, self._services.clock()):
+            self._arm_passivation(self._settings.session_idle_s)
+            self._report_drained()
+
+    def receiveMsg_SessionStopped(self, message: SessionStopped, sender: ActorAddress) -> None:
+        """An actor gave up its session: the next message makes a new one, and so does what is left to process."""
+        live = self._live.find(sender)
+        self.send(sender, ActorExitRequest())
+        if live is not None:
+            self._live.remove(live)
+            if message.restart:
+                self._recover(live.session_key)
+            self._report_drained()
+
+    def receiveMsg_ChildActorExited(self, message: ChildActorExited, _sender: ActorAddress) -> None:
+        """An actor is gone; if it was not let go, it failed without a word."""
+        live = self._live.find(message.childAddress)
+        if live is not None:
+            self._live.remove(live)
+            self._recover(live.session_key)
+            self._report_drained()
+
+    def _create(self, session_key: str) -> LiveSession | None:
+        """Make a session's actor; None if there is no room for it."""
+        if len(self._live) >= self._settings.session_max_live:
+            idle = self._live.longest_idle
+            if idle is None:
+                return None
+            self._let_go(idle)
+        live = self._live.add(session_key, self.createActor(SessionActor))
+        start = StartSession(
+            session_key=session_key,
+            services=self._services,
+            director=self.myAddress,
+            delivery=self._start.delivery,
+        )
+        self.send(live.address, start)
+        return live
+
+    def _let_go(self, live: LiveSession) -> None:
+        self._live.remove(live)
+        self.send(live.address, ActorExitRequest())
+
+    def _passivate(self) -> None:
+        """Let those go that have been idle for long enough, and look again when the next one will have been."""
+        idle_s, now_s = self._settings.session_idle_s, self._services.clock()
+        while (live := self._live.longest_idle) is not None and live.idle_since_s is not None:
+            left_s = live.idle_since_s + idle_s - now_s
+            if left_s > 0:
+                self._arm_passivation(max(left_s, PASSIVATION_PAUSE_S))
+                return
+            self._let_go(live)
+
+    def _arm_passivation(self, after_s: float) -> None:
+        if not self._passivation_armed:
+            self._passivation_armed = True
+            self.wakeupAfter(after_s, _Alarm.PASSIVATE)
+
+    # Failures
+
+    def _recover(self, session_key: str) -> None:
+        """Start a session's actor anew, after a pause that grows with its failures."""
+        recovery = self._recoveries.setdefault(session_key, _Recovery())
+        wait_s = recovery.circuit.record_failure(self._services.clock())
+        if recovery.circuit.is_open:
+            log.warning(
+                "Session %s failed %s times within a minute: it is left alone for %s s",
+                session_key,
+                MAX_FAILURES,
+                round(wait_s),
+                extra={"action": "circuit_opened", "session_key": session_key},
+            )
+            for message in recovery.waiting:
+                self._keep_waiting(recovery, message)
+            recovery.waiting = []
+        self.wakeupAfter(wait_s, _Restart(session_key))
+        self.wakeupAfter(WINDOW_S, _ForgetFailures(session_key))
+
+    def _restart(self, session_key: str) -> None:
+        """Start an actor for what the failed one left in storage, and hand it what came meanwhile."""
+        recovery = self._recoveries.get(session_key)
+        if self._halted or recovery is None or self._is_resting(session_key):
+            return
+        waiting, recovery.waiting = recovery.waiting, []
+        if self._live.get(session_key) is None:
+            self._create(session_key)  # without room, the messages below are refused, and the poll finds the rest
+        for message in waiting:
+            self._forward(message)
+
+    def _is_resting(self, session_key: str) -> bool:
+        recovery = self._recoveries.get(session_key)
+        return recovery is not None and recovery.circuit.is_resting(self._services.clock())
+
+    def _forget_failures(self, session_key: str) -> None:
+        recovery = self._recoveries.get(session_key)
+        if recovery is not None and recovery.circuit.is_healed(self._services.clock()):
+            del self._recoveries[session_key]
+
     def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:
-        """Poll, or start anew an actor that failed."""
-        if message.payload == POLL_ORPHANS:
-            self._poll_orphans()
-        elif not self._halted:
-            self._find_or_create(message.payload)
+        """Do what it is time for."""
+        match message.payload:
+            case _Restart(session_key):
+                self._restart(session_key)
+            case _ForgetFailures(session_key):
+                self._forget_failures(session_key)
+            case _Alarm.POLL_ORPHANS:
+                self._poll_orphans()
+            case _Alarm.PASSIVATE:
+                self._passivation_armed = False
+                self._passivate()
+
+    # Events that nobody holds
 
     def receiveMsg_OrphansFound(self, message: OrphansFound, _sender: ActorAddress) -> None:
         """Accepted events that nobody holds: an actor for each session processes them."""
@@ -144,17 +281,16 @@ class SessionDirector(BaseActor):
         if self._drained is not None:
             return
         for session_key in message.session_keys:
-            child = self._children.get(session_key)
-            if child is not None:
+            live = self._live.get(session_key)
+            if live is not None:
                 # Of an owner that lost the session to another node, which then died; or claimed since the poll.
-                self.send(child.address, ConfirmClaim())
-            else:
+                self._send_counted(live, ConfirmClaim())
+            elif not self._is_resting(session_key) and self._create(session_key) is not None:
                 log.info(
                     "Picked up unprocessed events of %s",
                     session_key,
                     extra={"action": "session_picked_up", "session_key": session_key},
                 )
-                self._find_or_create(session_key)
 
     def receiveMsg_StorageReadFailed(self, message: StorageReadFailed, _sender: ActorAddress) -> None:
         """The poll failed: say so once, and go on trying."""
@@ -163,6 +299,8 @@ class SessionDirector(BaseActor):
         self._poll_failed = True
         self._arm_poll()
 
+    # The node
+
     def receiveMsg_ProbeActor(self, message: ProbeActor, _sender: ActorAddress) -> None:
         """Show life."""
         message.answer(type(self).__name__)
@@ -170,51 +308,20 @@ class SessionDirector(BaseActor):
     def receiveMsg_DrainSessions(self, message: DrainSessions, _sender: ActorAddress) -> None:
         """Refuse new messages from now on, and tell when the last turn has ended."""
         self._drained = message.drained
+        for recovery in self._recoveries.values():
+            for waiting in recovery.waiting:
+                self._refuse(waiting, "the server is stopping")
+            recovery.waiting = []
         self._report_drained()
 
     def receiveMsg_HaltSessions(self, message: HaltSessions, _sender: ActorAddress) -> None:
         """Stop every session where it is."""
         self._halted = True
-        for child in self._children.values():
-            self.send(child.address, message)
-
-    def _forward(self, message: SubmitUserMessage | SubmitCancel) -> None:
-        child = self._find_or_create(message.session_key)
-        child.forwarded += 1
-        self.send(child.address, message)
-
-    def _find_or_create(self, session_key: str) -> _Child:
-        child = self._children.get(session_key)
-        if child is None:
-            child = _Child(self.createActor(SessionActor))
-            self._children[session_key] = child
-            self._keys[child.address.actorAddressString] = session_key
-            # Busy until it says otherwise: it may find unprocessed events, which a drain has to wait for.
-            self.send(
-                child.address,
-                StartSession(
-                    session_key=session_key,
-                    services=self._services,
-                    director=self.myAddress,
-                    delivery=self._start.delivery,
-                ),
-            )
-        return child
-
-    def _forget(self, session_key: str) -> None:
-        child = self._children.pop(session_key, None)
-        if child is not None:
-            self._keys.pop(child.address.actorAddressString, None)
-        self._busy.discard(session_key)
-
-    def _refuse_stopping(self, message: SubmitUserMessage | SubmitCancel) -> None:
-        frame = {"type": "error", "code": "overloaded", "message": "the server is stopping", "retryable": True}
-        if message.request_id is not None:
-            frame["requestId"] = message.request_id
-        self.send(self._start.delivery, NotifyConnection(connection_id=message.connection_id, frame=frame))
+        for address in self._live.addresses:
+            self.send(address, message)
 
     def _report_drained(self) -> None:
-        if self._drained is not None and not self._busy:
+        if self._drained is not None and self._live.busy_count == 0:
             self._drained()
 
     def _poll_orphans(self) -> None:
@@ -222,11 +329,11 @@ class SessionDirector(BaseActor):
             return
         reads, node_id = self._services.reads, self._services.node_id
         reads.fetch(
-            POLL_ORPHANS,
+            _Alarm.POLL_ORPHANS,
             partial(reads.sessions.find_orphaned, node_id=node_id, limit=ORPHANS_PER_POLL),
             self.myAddress,
             lambda keys: OrphansFound(session_keys=tuple(keys)),
         )
 
     def _arm_poll(self) -> None:
-        self.wakeupAfter(self._services.settings.event_poll_interval_s, POLL_ORPHANS)
+        self.wakeupAfter(self._settings.event_poll_interval_s, _Alarm.POLL_ORPHANS)

@@ -1,24 +1,65 @@
 """LoopSystemBase: a Thespian system base for very many actors on one event loop.
 
-Thespian accepts a system base made by its user. This one keeps the behaviour of `simpleSystemBase` (one process, one
-thread, no pickling, no sockets) and replaces its engine: mailboxes are one queue that the event loop drains in
-bounded slices, wakeups are timers of the loop, and an exited actor leaves the registry. So the cost of a message
-depends neither on the number of actors nor on the number of armed wakeups.
+It keeps the behaviour of `simpleSystemBase` (one process, one thread that runs all handlers, no pickling, no sockets)
+and replaces the engine. Mailboxes are one queue, which the event loop drains in bounded slices; wakeups are timers of
+the loop; an exited actor leaves nothing behind. The cost of a message depends neither on the number of actors, nor on
+that of an actor's children, nor on that of armed wakeups.
 
-    tell / send ──> queue ──> drained on the loop, at most SLICE_S at a time ──> handler
-    wakeupAfter ──> loop timer ──^
+    send, tell ──> queue ──> drained on the loop, SLICE_S at a time ──> receiveMessage
+    wakeupAfter ──> loop timer ──^                                        │ raises: PoisonMessage to the sender
+                                                                          v no such actor: dead letter handler
+    ask, listen <── requester's mail <── what actors send outside
 
-Create one with `start_actor_system`, on the loop's thread. Then `tell` may be called from any thread. `ask` and
-`listen` would block the loop, and are refused: use messages.
+**How to create one.** Thespian finds its own bases by name below `thespian.system`. A base from elsewhere is made by a
+subclass of `ActorSystem`, here `LoopActorSystem`, which overrides the one hook that makes it (`_startupActorSys`);
+each such system is independent of all others of the process. `LoopSystemBase(system, logDefs)` is also what Thespian
+calls for one that it finds by name: a module below `thespian.system` with `ActorSystemBase = LoopSystemBase` would do.
+
+**Who runs the loop.**
+
+- `LoopActorSystem(loop)` with a loop that runs: handlers run there. `tell`, `createActor` and `private()` work from
+  every thread, `ask` and `listen` from every other one; on the loop's own they would wait for themselves and are
+  refused (RuntimeError): there, actors and coroutines are answered by messages.
+- `LoopActorSystem()` has a loop of its own, at rest. `ask` and `listen` run it while they wait, on the thread that
+  created the system; `tell` runs it until no mail is left, for at most TELL_RUN_S. Other threads use `private()`, and
+  are answered while the first one asks or listens.
+
+**Differences from simpleSystemBase**, all of them within what Thespian documents:
+
+- A handler that raises is run again at once, before any other message, so that order is kept; after MAX_ATTEMPTS in all
+  the sender gets the PoisonMessage. An ActorExitRequest is handled once.
+- Timeouts of `ask` and `listen` hold, as long as no single handler blocks; None waits for ever, even if nothing can
+  come.
+- `notRecursive()` of an ActorExitRequest is honoured: the children stay.
+- What was queued when its receiver exited is a dead letter, too; `deadAddress` is an ActorAddress.
+- A Thespian_StatusReq to the system's address is answered by a Thespian_SystemStatus; an actor's status lists its own
+  wakeups, not everybody's.
+- Addresses are unique in the process: mail with another system's address is a dead letter, not somebody else's mail.
+- `shutdown` asks all actors to exit and waits, for at most SHUTDOWN_S; what is told afterwards is dropped.
+- `actorSystemShutdown` works, and so does `globalName` of a child.
+- Mail for the outside that nobody listens to is kept up to a limit (`loop_requester.MAX_UNREAD`).
+- A handler that holds the loop for longer than `slow_handler_ms` is named in a WARNING.
+- `setProcessingLimit` has no effect: slices keep a flood of messages from taking everything.
+
+As on the simple base: an actor that cannot be made for lack of a capability gets the address of one that hears nothing,
+or if it is a child, its parent gets a ChildActorExited; a constructor runs on the thread that calls `createActor`; a
+changed capability moves no living actor; there are no conventions, no remote systems and no ThespianWatch.
 """
 
 import asyncio
+import functools
+import hashlib
+import inspect
 import logging
+import math
 import threading
 import time
+import traceback
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from thespian.actors import (
@@ -26,225 +67,674 @@ from thespian.actors import (
     ActorAddress,
     ActorExitRequest,
     ActorSystem,
+    ActorSystemFailure,
+    ActorSystemMessage,
     ChildActorExited,
     DeadEnvelope,
+    InvalidActorAddress,
     PoisonMessage,
+    ValidatedSource,
+    ValidateSource,
     WakeupMessage,
 )
-from thespian.system.simpleSystemBase import ActorRef, ActorSystemBase, PendingSend
+from thespian.system.messages.status import Thespian_ActorStatus, Thespian_StatusReq, Thespian_SystemStatus
+from thespian.system.simpleSystemBase import ActorSystemBase, BadActor
+from thespian.system.sourceLoader import loadModuleFromHashSource
+from thespian.system.timing import ExpirationTimer, timePeriodSeconds
+from thespian.system.utilis import actualActorClass
+
+from actors.loop_cell import ActorCell, LoopAddress, Wakeup
+from actors.loop_requester import PrivateRequester, Requester
 
 log = logging.getLogger(__name__)
 
 SLICE_S: Final = 0.005
 """How long the loop is held before other callbacks get their turn. A single handler is never interrupted."""
 
-CLOCK_CHECK_EVERY: Final = 32
-"""Messages between two looks at the clock: a look costs about a tenth of a message."""
+TELL_RUN_S: Final = 0.1
+"""How long `tell` runs a loop at rest: enough for what a message sets off, unless its actors never stop."""
 
+MAX_ATTEMPTS: Final = 3
+"""How often a message is handled whose handler raises; Thespian's number."""
 
-class _System:
-    """What actor references expect of their ActorSystem; made before it, since the base needs an address for itself."""
+SHUTDOWN_S: Final = 5.0
+"""How long `shutdown` lets actors exit: a hundred thousand take less than a second."""
 
-    def __init__(self) -> None:
-        self.systemAddress = ActorAddress("/ActorSys")
-        self.capabilities: dict[str, Any] = {}
-        self._systemBase: LoopSystemBase | None = None
-
-    def _handleDeadLetters(self, address: ActorAddress, enable: bool) -> None:
-        assert self._systemBase is not None
-        self._systemBase._handleDeadLetters(address, enable)
-
-    def updateCapability(self, name: str, value: Any = None) -> None:
-        assert self._systemBase is not None
-        self._systemBase.updateCapability(name, value)
-
-
-class _Children:
-    """An actor's children, in order of creation: added and removed at a cost that does not grow with their number."""
-
-    def __init__(self) -> None:
-        self._by_address: dict[str, ActorAddress] = {}
-
-    def append(self, address: ActorAddress) -> None:
-        self._by_address[address.actorAddressString] = address
-
-    def discard(self, address: ActorAddress) -> None:
-        self._by_address.pop(address.actorAddressString, None)
-
-    def __iter__(self) -> Iterator[ActorAddress]:
-        return iter(list(self._by_address.values()))
-
-    def __len__(self) -> int:
-        return len(self._by_address)
+DEFAULT_SLOW_HANDLER_MS: Final = 50.0
 
 
 class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
-    """The system base; see the module's docstring.
+    """The system base; see the module's docstring. Sources and capabilities are the simple base's.
 
     Args:
-        loop: The event loop that runs all handlers. Created on its thread.
+        system: The ActorSystem that it is for.
+        logDefs: For `logging.config.dictConfig`; False leaves logging as it is, None takes Thespian's default.
+        loop: The event loop that runs all handlers; None for one of its own, run by `ask`, `listen` and `tell`.
+        slow_handler_ms: A handler that takes longer is logged; 0 or less logs none.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._thread_id = threading.get_ident()
+    def __init__(
+        self,
+        system: ActorSystem,
+        logDefs: Any = False,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        slow_handler_ms: float = DEFAULT_SLOW_HANDLER_MS,
+    ) -> None:
+        self._owns_loop = loop is None
+        self._loop = asyncio.new_event_loop() if loop is None else loop
+        self._owner_id = threading.get_ident()
+        self._slow_handler_s = slow_handler_ms / 1000 if slow_handler_ms > 0 else math.inf
+        self._mail: deque[tuple[ActorAddress, ActorAddress, object]] = deque()
         self._drain_scheduled = False
+        self._is_draining = False
+        self._stop_after_slice = False
+        self._is_ending = False
         self._stopped = False
-        self._timers: set[asyncio.TimerHandle] = set()
-        system = _System()
-        super().__init__(system, logDefs=False)
-        system._systemBase = self
-        system.capabilities["Thespian ActorSystem Name"] = "callboardLoop"
-        self._pendingSends: deque[PendingSend] = deque()
+        self._names_lock = threading.RLock()
+        self._wanted_arguments: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
+        super().__init__(system, logDefs=logDefs)
+        self._sourceAuthority: ActorAddress | None = None
+        system.capabilities["Thespian ActorSystem Name"] = "loopSystem"
+        self.actorRegistry: dict[str, ActorCell] = {}
+        self._system_cell = self._add_internal(system.systemAddress, _SystemActor())
+        self._bad_address: ActorAddress = self._add_internal(LoopAddress("System:BadActor:"), BadActor()).address
+        self._requester = Requester()
+        self._requester_address: ActorAddress = self._add_internal(
+            LoopAddress("System:ExternalRequester:"), self._requester
+        ).address
+        self._dead_letter_handler: ActorCell | None = None
 
-    def _newRefAndActor(self, *args: Any, **keywords: Any) -> ActorRef:
-        """Make an actor as Thespian does, with children that can be many."""
-        reference = super()._newRefAndActor(*args, **keywords)
-        reference._yung = _Children()
-        return reference
+    def _add_internal(self, address: ActorAddress, instance: Actor) -> ActorCell:
+        """Register what stands for the system or for the outside: it has no parent to hear of its end."""
+        cell = ActorCell(self, self.system.systemAddress, address)
+        cell.instance = instance
+        instance._myRef = cell
+        self.actorRegistry[address.actorAddressString] = cell
+        return cell
 
-    # Sending
+    # Messages
 
     def actor_send(self, fromActor: ActorAddress, toActor: ActorAddress, msg: object) -> None:
-        """Queue a message from an actor."""
-        self._enqueue(PendingSend(fromActor, msg, toActor))
+        """Queue a message; from any thread."""
+        self._mail.append((fromActor, toActor, msg))
+        if not self._drain_scheduled:
+            self._schedule_drain()
 
-    def tell(self, anActor: ActorAddress, msg: object) -> None:
-        """Queue a message from outside; from any thread."""
-        sender = self.actorRegistry["System:ExternalRequester"].address
-        self._enqueue(PendingSend(sender, msg, anActor))
-
-    def ask(self, anActor: ActorAddress, msg: object, timeout: float | None) -> object:  # noqa: ARG002
-        """Refused: it would block the loop that is to answer it."""
-        raise RuntimeError("ask() would block the event loop; send a message that names where to answer")
-
-    def listen(self, timeout: float | None) -> object:  # noqa: ARG002
-        """Refused like `ask`."""
-        raise RuntimeError("listen() would block the event loop; answers arrive at an actor")
-
-    def _enqueue(self, send: PendingSend) -> None:
-        if self._stopped:
-            return
-        self._pendingSends.append(send)
-        if self._drain_scheduled:
-            return
+    def _schedule_drain(self) -> None:
         self._drain_scheduled = True
-        if threading.get_ident() == self._thread_id:
-            self._loop.call_soon(self._drain)
-        else:
-            self._loop.call_soon_threadsafe(self._drain)
+        try:
+            if _find_running_loop() is self._loop:
+                self._loop.call_soon(self._drain)
+            else:
+                self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            self._stop_delivery()  # nobody is left to read
 
     def _drain(self) -> None:
-        """Handle queued messages for at most `SLICE_S`, then let the loop's other callbacks run."""
-        self._drain_scheduled = False
-        pending = self._pendingSends
-        deadline = time.perf_counter() + SLICE_S
-        handled = 0
-        while pending and not self._stopped:
-            self._runSingleSend(pending.popleft())
-            handled += 1
-            if handled % CLOCK_CHECK_EVERY == 0 and time.perf_counter() >= deadline:
-                break
-        if pending and not self._drain_scheduled and not self._stopped:
-            self._drain_scheduled = True
-            self._loop.call_soon(self._drain)
-
-    def _runSingleSend(self, ps: PendingSend) -> None:
-        """Deliver one message. An exited actor's mail goes to the dead letter handler, then away."""
-        target = self.actorRegistry.get(ps.toActor.actorAddressString)
-        message = ps.msg
-        if target is None or target.instance is None:
-            target = self.actorRegistry.get("DeadLetterBox")
-            if target is None or target.instance is None or isinstance(message, (DeadEnvelope, ChildActorExited)):
-                return
-            message = DeadEnvelope(ps.toActor.actorAddressString, message)
-        self._call(target, message, ps.sender)
-        if isinstance(message, ActorExitRequest) and ps.toActor.actorAddressString not in self._internalAddresses:
-            self._remove(target)
-
-    def _call(self, target: ActorRef, message: object, sender: ActorAddress) -> None:
+        """Handle mail for about `SLICE_S`, then let the loop's other callbacks run."""
+        self._is_draining = True
+        mail, registry, clock = self._mail, self.actorRegistry, time.perf_counter
+        slow_s = self._slow_handler_s
+        begun = clock()
+        slice_end = begun + SLICE_S
         try:
-            target.instance.receiveMessage(message, sender)
-        except Exception:
-            # Never run again: a repeated message would come after later ones. The sender learns of it.
-            log.exception(
-                "%s raised in handling a %s",
-                type(target.instance).__name__,
-                type(message).__name__,
-                extra={"action": "handler_raised"},
-            )
-            if not isinstance(message, PoisonMessage):
-                self.actor_send(target.address, sender, PoisonMessage(message, "the handler raised"))
-        if isinstance(message, ChildActorExited):
-            target._yung.discard(message.childAddress)
-            # One that could not be made is registered until its parent has heard of it.
-            self.actorRegistry.pop(message.childAddress.actorAddressString, None)
+            while mail:
+                sender, address, message = mail.popleft()
+                cell = registry.get(address.actorAddressString)
+                if cell is None:
+                    self._bury(sender, address, message)
+                    continue
+                instance = cell.instance
+                if isinstance(message, ActorSystemMessage):
+                    self._deliver_notice(cell, message, sender)
+                else:
+                    try:
+                        instance.receiveMessage(message, sender)
+                    except Exception as error:  # noqa: BLE001 (whatever it is, its sender hears of it)
+                        self._repeat(cell, message, sender, error)
+                now = clock()
+                if now - begun > slow_s:
+                    self._warn_of_slow_handler(instance, message, now - begun)
+                begun = now
+                if now >= slice_end:
+                    break
+            if self._stop_after_slice:
+                self._loop.stop()
+        finally:  # a handler may raise SystemExit, which ends the loop's run; the rest is there for the next
+            self._is_draining = False
+            if not self._stopped:
+                self._drain_scheduled = False
+                if mail:
+                    self._schedule_drain()
 
-    def _remove(self, target: ActorRef) -> None:
-        """Take an exited actor out of everything that refers to it; its children are asked to exit, too."""
-        for child in target._yung:
-            self.actor_send(self.system.systemAddress, child, ActorExitRequest())
-        target.instance = None
-        self.actorRegistry.pop(target.address.actorAddressString, None)
-        if self.actorRegistry.get("DeadLetterBox") is target:
-            del self.actorRegistry["DeadLetterBox"]
-        for name in [name for name, address in self._globalNames.items() if address == target.address]:
-            del self._globalNames[name]
-        self.actor_send(self.system.systemAddress, target.parent, ChildActorExited(target.address))
+    def _deliver_notice(self, cell: ActorCell, message: ActorSystemMessage, sender: ActorAddress) -> None:
+        """Deliver a message of Thespian's own: some are for the system itself, and one is an actor's last."""
+        if isinstance(message, Thespian_StatusReq):
+            self.actor_send(cell.address, sender, self._make_status(cell))
+            return
+        if cell is self._system_cell and isinstance(message, ValidatedSource):
+            self._loadValidatedActorSource(message.sourceHash, message.sourceZip)
+            return
+        is_exit = isinstance(message, ActorExitRequest)
+        try:
+            cell.instance.receiveMessage(message, sender)
+        except Exception as error:  # noqa: BLE001 (whatever it is, its sender hears of it)
+            if is_exit:
+                self._log_failure(cell, message, error)
+            else:
+                self._repeat(cell, message, sender, error)
+        if is_exit and not isinstance(cell.instance, INTERNAL):
+            self._remove(cell, is_recursive=message.isRecursive)
+
+    def _repeat(self, cell: ActorCell, message: object, sender: ActorAddress, error: Exception) -> None:
+        """Handle a message again that a handler has failed on; if that is of no use, tell its sender."""
+        for _ in range(MAX_ATTEMPTS - 1):
+            self._log_failure(cell, message, error)
+            try:
+                cell.instance.receiveMessage(message, sender)
+            except Exception as again:  # noqa: BLE001 (whatever it is, its sender hears of it)
+                error = again
+            else:
+                return
+        self._log_failure(cell, message, error)
+        if not isinstance(message, PoisonMessage):  # or two failing actors would poison each other for ever
+            details = "".join(traceback.format_exception(error))
+            self.actor_send(cell.address, sender, PoisonMessage(message, details))
+
+    def _log_failure(self, cell: ActorCell, message: object, error: Exception) -> None:
+        log.error(
+            "%s raised %s in handling a %s",
+            type(cell.instance).__name__,
+            type(error).__name__,
+            type(message).__name__,
+            exc_info=error,
+            extra={"action": "handler_raised"},
+        )
+
+    def _bury(self, sender: ActorAddress, address: ActorAddress, message: object) -> None:
+        """Hand mail for nobody to the dead letter handler, unless it is the system's own."""
+        handler = self._dead_letter_handler
+        if handler is not None and not isinstance(message, DeadEnvelope) and sender is not self.system.systemAddress:
+            self.actor_send(sender, handler.address, DeadEnvelope(address, message))
+
+    def _warn_of_slow_handler(self, instance: Actor, message: object, held_s: float) -> None:
+        log.warning(
+            "%s held the event loop for %d ms in handling a %s: nothing else ran meanwhile",
+            type(instance).__name__,
+            round(held_s * 1000),
+            type(message).__name__,
+            extra={"action": "slow_handler", "held_ms": round(held_s * 1000)},
+        )
+
+    # Actors
+
+    def newPrimaryActor(
+        self, actorClass: Any, targetActorRequirements: Any, globalName: str | None, sourceHash: str | None = None
+    ) -> ActorAddress:
+        """Make a top-level actor; from any thread.
+
+        Returns:
+            Its address; that of the actor with this global name, if there is one; that of an actor that hears
+            nothing, if the system lacks a capability that the class asks for.
+
+        Raises:
+            Exception: Whatever the class or its constructor raises.
+        """
+        return self._create(
+            self._system_cell, actorClass, targetActorRequirements, globalName, sourceHash, is_top_level=True
+        )
+
+    def newActor(
+        self,
+        parent: ActorCell,
+        actorClass: Any,
+        targetActorRequirements: Any,
+        globalName: str | None,
+        sourceHash: str | None,
+    ) -> ActorAddress:
+        """Make a child of an actor; one that cannot be made is reported to its parent by ChildActorExited."""
+        if parent.instance is None:
+            raise InvalidActorAddress(parent.address, "that of an actor that has exited; it cannot have children")
+        return self._create(parent, actorClass, targetActorRequirements, globalName, sourceHash, is_top_level=False)
+
+    def _create(
+        self,
+        parent: ActorCell,
+        actor_class: Any,
+        requirements: Any,
+        global_name: str | None,
+        source_hash: str | None,
+        *,
+        is_top_level: bool,
+    ) -> ActorAddress:
+        if self._stopped:
+            raise ActorSystemFailure("the actor system is shut down")
+        if global_name:
+            with self._names_lock:  # held while it is made: of two threads with one name, the second gets the first's
+                found = self._globalNames.get(global_name)
+                if found is None:
+                    found = self._make(parent, actor_class, requirements, global_name, source_hash, is_top_level)
+                return found
+        return self._make(parent, actor_class, requirements, None, source_hash, is_top_level)
+
+    def _make(
+        self,
+        parent: ActorCell,
+        actor_class: Any,
+        requirements: Any,
+        global_name: str | None,
+        source_hash: str | None,
+        is_top_level: bool,
+    ) -> ActorAddress:
+        cell = ActorCell(self, parent.address, LoopAddress("/A"))
+        instance = self._make_instance(actor_class, requirements, source_hash, is_top_level)
+        if instance is None:
+            if is_top_level:
+                return self._bad_address
+            self.actor_send(self.system.systemAddress, parent.address, ChildActorExited(cell.address))
+            return cell.address
+        cell.instance = instance
+        cell.source_hash = source_hash
+        instance._myRef = cell
+        name = cell.address.actorAddressString
+        self.actorRegistry[name] = cell
+        if not is_top_level:
+            if parent.children is None:
+                parent.children = {}
+            parent.children[name] = cell.address
+        if global_name:
+            cell.globalName = global_name
+            self._globalNames[global_name] = cell.address
+        return cell.address
+
+    def _make_instance(
+        self, actor_class: Any, requirements: Any, source_hash: str | None, is_top_level: bool
+    ) -> Actor | None:
+        """Return a new actor; None if the system lacks what its class asks for, or a child's constructor raised."""
+        try:
+            if isinstance(actor_class, str):
+                load = functools.partial(loadModuleFromHashSource, source_hash, self._sources) if source_hash else None
+                actor_class = actualActorClass(actor_class, load)
+            check = getattr(actor_class, "actorSystemCapabilityCheck", None)
+            if check is not None and not check(self.system.capabilities, requirements or {}):
+                log.warning(
+                    "%s asks for capabilities that this system lacks; it is not made",
+                    actor_class.__name__,
+                    extra={"action": "actor_not_made"},
+                )
+                return None
+            return self._construct(actor_class, requirements)
+        except ImportError:
+            raise  # to the creating actor, too: as on the simple base
+        except Exception as error:
+            if is_top_level:
+                raise
+            log.warning(
+                "Could not make a %s",
+                getattr(actor_class, "__name__", actor_class),
+                exc_info=error,
+                extra={"action": "actor_not_made"},
+            )
+            return None
+
+    def _construct(self, actor_class: type[Actor], requirements: Any) -> Actor:
+        """Call the constructor, with `capabilities` and `requirements` if it names them."""
+        wanted = self._wanted_arguments.get(actor_class)
+        if wanted is None:
+            try:
+                named = inspect.getfullargspec(actor_class.__init__).args
+            except TypeError:
+                named = []
+            wanted = tuple(name for name in ("capabilities", "requirements") if name in named)
+            self._wanted_arguments[actor_class] = wanted
+        if not wanted:
+            return actor_class()
+        given = {"capabilities": self.system.capabilities, "requirements": requirements}
+        return actor_class(**{name: given[name] for name in wanted})
+
+    def _remove(self, cell: ActorCell, *, is_recursive: bool) -> None:
+        """Take an exited actor out of everything that refers to it, and let its parent know."""
+        name = cell.address.actorAddressString
+        if is_recursive:
+            for child in cell.child_addresses:
+                self.actor_send(self.system.systemAddress, child, ActorExitRequest())
+        for wakeup in cell.armed_wakeups:
+            wakeup.timer.cancel()
+        if cell.globalName:
+            with self._names_lock:
+                self._globalNames.pop(cell.globalName, None)
+        if self._dead_letter_handler is cell:
+            self._dead_letter_handler = None
+        if self._sourceNotifications:
+            self.registerSourceNotifications(cell.address, False)
+        if self._sourceAuthority == cell.address:
+            self._sourceAuthority = None
+        cell.instance = cell.children = cell.wakeups = None
+        del self.actorRegistry[name]
+        parent = self.actorRegistry.get(cell.parent.actorAddressString)
+        if parent is not None and parent is not self._system_cell:
+            if parent.children is not None:
+                parent.children.pop(name, None)
+            self.actor_send(self.system.systemAddress, parent.address, ChildActorExited(cell.address))
 
     # Wakeups
 
-    def wakeupAfter(
+    def arm_wakeup(self, cell: ActorCell, period: timedelta | float, payload: object) -> None:
+        """Send the actor a WakeupMessage after a time; none comes once it has exited.
+
+        Raises:
+            TypeError: If the period is neither seconds nor a timedelta.
+            ValueError: If it is not a finite number.
+        """
+        period_s = timePeriodSeconds(period)
+        if not math.isfinite(period_s):
+            raise ValueError(f"wakeupAfter: expected a finite time, got {period_s}")
+        wakeup = Wakeup(cell, period, payload)
+        wakeup.timer = self._loop.call_later(period_s, self._fire, wakeup)
+        if cell.wakeups is None:
+            cell.wakeups = set()
+        cell.wakeups.add(wakeup)
+
+    def _fire(self, wakeup: Wakeup) -> None:
+        cell = wakeup.cell
+        if cell.wakeups is not None:
+            cell.wakeups.discard(wakeup)
+            self.actor_send(cell.address, cell.address, WakeupMessage(wakeup.period, wakeup.payload))
+
+    # Status, dead letters, sources
+
+    def _make_status(self, cell: ActorCell) -> Thespian_ActorStatus | Thespian_SystemStatus:
+        if cell is self._system_cell:
+            return self._make_system_status()
+        status = Thespian_ActorStatus(
+            cell.address,
+            type(cell.instance).__name__,
+            self.system.systemAddress,
+            parentAddress=cell.parent,
+            sourceHash=cell.source_hash,
+        )
+        for child in cell.child_addresses:
+            status.addChild(child)
+        status.addWakeups((cell.address, self._time_left(wakeup)) for wakeup in cell.armed_wakeups)
+        for sender, address, message in tuple(self._mail):
+            if address == cell.address:
+                status.addPendingMessage(sender, address, type(message).__name__)
+        return status
+
+    def _make_system_status(self) -> Thespian_SystemStatus:
+        status = Thespian_SystemStatus(
+            self.system.systemAddress, capabilities=self.system.capabilities, inShutdown=self._stopped
+        )
+        for cell in tuple(self.actorRegistry.values()):
+            if cell.parent is self.system.systemAddress and not isinstance(cell.instance, INTERNAL):
+                status.addChild(cell.address)
+        for name, address in self._globalNames.items():
+            status.addGlobalActor(name, address)
+        if self._dead_letter_handler is not None:
+            status.setDeadLetterHandler(self._dead_letter_handler.address)
+        status.setNotifyHandlers(list(self._sourceNotifications))
+        status.sourceAuthority = self._sourceAuthority
+        status.loadedSources = [(source_hash, "") for source_hash in self._sources]
+        return status
+
+    def _time_left(self, wakeup: Wakeup) -> ExpirationTimer:
+        left = ExpirationTimer(wakeup.timer.when() - self._loop.time())
+        left.duration = wakeup.period
+        return left
+
+    def _handleDeadLetters(self, address: ActorAddress, enable: bool) -> None:
+        """Let an actor get the dead letters, in place of any other; or nobody, if it was the one."""
+        cell = self.actorRegistry.get(address.actorAddressString)
+        if enable:
+            self._dead_letter_handler = cell
+        elif self._dead_letter_handler is cell:
+            self._dead_letter_handler = None
+
+    def loadActorSource(self, fname: Any) -> str:
+        """Show a source, as a path or an open file, to the source authority; it is loaded once that has agreed.
+
+        Returns:
+            Its hash, with which its classes can be named.
+        """
+        data = fname.read() if hasattr(fname, "read") else Path(fname).read_bytes()
+        if hasattr(fname, "close"):
+            fname.close()
+        source_hash = hashlib.md5(data, usedforsecurity=False).hexdigest()  # a name, and Thespian's
+        if self._sourceAuthority is not None:
+            self.tell_from(self.system.systemAddress, self._sourceAuthority, ValidateSource(source_hash, data))
+        return source_hash
+
+    # From outside
+
+    def tell(self, anActor: ActorAddress, msg: object) -> None:
+        """Queue a message from outside; from any thread. Dropped after the shutdown."""
+        self.tell_from(self._requester_address, anActor, msg)
+
+    def ask(self, anActor: ActorAddress, msg: object, timeout: timedelta | float | None) -> object:
+        """Send a message, and return what comes next from any actor; None if nothing comes in time.
+
+        Raises:
+            RuntimeError: On the loop's own thread, while it runs.
+        """
+        return self.ask_from(self._requester_address, self._requester, anActor, msg, timeout)
+
+    def listen(self, timeout: timedelta | float | None) -> object:
+        """Return what comes next from any actor; None if nothing comes in time. Raises like `ask`."""
+        return self.listen_at(self._requester, timeout)
+
+    def tell_from(self, sender: ActorAddress, address: ActorAddress, message: object) -> None:
+        """Send a message in the name of a requester; see `tell`."""
+        self._fire_what_is_due()
+        self.actor_send(sender, address, message)
+        if self._is_mine_to_run():
+            self._run_until(lambda: not self._mail and not self._is_ending, TELL_RUN_S)
+
+    def ask_from(
         self,
-        fromActor: ActorAddress,
-        timePeriod: timedelta | float,
-        payload: object = None,
-    ) -> None:
-        """Arm a timer of the loop that sends a WakeupMessage."""
-        period = timePeriod if isinstance(timePeriod, timedelta) else timedelta(seconds=timePeriod)
+        sender: ActorAddress,
+        requester: Requester,
+        address: ActorAddress,
+        message: object,
+        timeout: timedelta | float | None,
+    ) -> object:
+        """Send a message in the name of a requester, and listen there; see `ask`."""
+        self._refuse_where_it_would_hang("ask")
+        self._fire_what_is_due()
+        self.actor_send(sender, address, message)
+        return self.listen_at(requester, timeout)
 
-        def wake() -> None:
-            self._timers.discard(handle)
-            if fromActor.actorAddressString in self.actorRegistry:
-                self.actor_send(fromActor, fromActor, WakeupMessage(period, payload))
+    def listen_at(self, requester: Requester, timeout: timedelta | float | None) -> object:
+        """Listen in the name of a requester; see `listen`."""
+        self._refuse_where_it_would_hang("listen")
+        timeout_s = None if timeout is None else max(timePeriodSeconds(timeout), 0)
+        if not self._is_mine_to_run():
+            return requester.wait(timeout_s)
+        self._run_until(lambda: requester.has_mail or self._stopped, timeout_s)
+        return requester.take()
 
-        handle = self._loop.call_later(period.total_seconds(), wake)
-        self._timers.add(handle)
+    def external_clone(self) -> PrivateRequester:
+        """Return a requester with answers of its own, for `ActorSystem.private()`."""
+        requester = Requester()
+        cell = self._add_internal(LoopAddress("System:ExternalRequester:"), requester)
+        return PrivateRequester(self, cell.address, requester)
 
-    def _realizeWakeups(self) -> None:
-        """Nothing to do: the loop's timers fire by themselves."""
+    def forget_requester(self, address: ActorAddress) -> None:
+        """Take a private requester out of the registry."""
+        self.actorRegistry.pop(address.actorAddressString, None)
+
+    def _refuse_where_it_would_hang(self, what: str) -> None:
+        running = _find_running_loop()
+        if running is self._loop:
+            raise RuntimeError(
+                f"{what}() on the event loop's own thread would wait for itself: send a message and be answered by one"
+            )
+        if running is not None and not self._loop.is_running() and not self._stopped:
+            raise RuntimeError(
+                f"{what}() would wait for ever: this thread runs another event loop than the actor system's, which is "
+                "at rest; make the system with LoopActorSystem(loop), or from a thread without a loop"
+            )
+
+    def _is_mine_to_run(self) -> bool:
+        """True on the creating thread while nobody runs the loop."""
+        return (
+            threading.get_ident() == self._owner_id
+            and not self._stopped
+            and not self._loop.is_running()
+            and _find_running_loop() is None
+        )
+
+    def _fire_what_is_due(self) -> None:
+        """Let the timers of a loop at rest fire that are due: they come before what is said now."""
+        if self._is_mine_to_run():
+            self._loop.call_soon(self._loop.stop)
+            self._loop.run_forever()
+
+    def _run_until(self, is_done: Callable[[], bool], timeout_s: float | None) -> None:
+        """Run the loop, which is at rest, until something is so; after each slice it is asked, and after a timer."""
+        end_s = math.inf if timeout_s is None else self._loop.time() + timeout_s
+        timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._loop.stop)
+        self._stop_after_slice = True
+        try:
+            while not is_done():
+                self._loop.run_forever()
+                if self._loop.time() >= end_s:
+                    return
+        finally:
+            self._stop_after_slice = False
+            if timer is not None:
+                timer.cancel()
+            if self._stopped and self._owns_loop:
+                self._loop.close()
 
     # End
 
+    def shut_down_soon(self) -> None:
+        """End after the running handler."""
+        self._is_ending = True
+        self._loop.call_soon_threadsafe(self.shutdown)
+
     def shutdown(self) -> None:
-        """Stop at once: queued messages are dropped and timers disarmed."""
+        """Ask every actor to exit and wait for them, for at most SHUTDOWN_S. Then nothing is delivered any more.
+
+        Called by an actor, it takes place after the running handler.
+        """
+        if self._stopped or self._loop.is_closed():
+            return
+        if _find_running_loop() is not self._loop and self._loop.is_running():
+            ended = threading.Event()
+
+            def end() -> None:
+                self._end()
+                ended.set()
+
+            self._loop.call_soon_threadsafe(end)
+            ended.wait(SHUTDOWN_S + 1)
+        elif self._is_draining:
+            self.shut_down_soon()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        if self._stopped:
+            return
+        end_s = time.monotonic() + SHUTDOWN_S
+        super().shutdown()  # unloads the sources
+        for cell in tuple(self.actorRegistry.values()):  # parents before their children, as they were made
+            self.actor_send(self.system.systemAddress, cell.address, ActorExitRequest())
+        while self._mail and time.monotonic() < end_s:
+            self._drain()
+        self._stop_delivery()
+        left = [cell for cell in self.actorRegistry.values() if not isinstance(cell.instance, INTERNAL)]
+        for cell in left:
+            self._remove(cell, is_recursive=False)
+        if left:
+            log.warning(
+                "The actor system ended with %s actors that had not exited",
+                len(left),
+                extra={"action": "actors_left"},
+            )
+        if self._owns_loop and not self._loop.is_running():
+            self._loop.close()
+
+    def _stop_delivery(self) -> None:
+        """Drop all mail, now and from now on, and let nobody wait for any."""
         self._stopped = True
-        for handle in self._timers:
-            handle.cancel()
-        self._timers.clear()
-        self._pendingSends.clear()
-        super().shutdown()
+        self._is_ending = False
+        self._drain_scheduled = True  # for ever, so that nothing is scheduled
+        self._mail = deque(maxlen=0)
+        for cell in tuple(self.actorRegistry.values()):
+            if isinstance(cell.instance, Requester):
+                cell.instance.close()
+        if self._loop.is_running() and self._owns_loop:
+            self._loop.stop()
+
+
+class _SystemActor(Actor):  # type: ignore[misc]
+    """What has the system's address; it hears of top-level actors' failures, and does nothing."""
+
+    def receiveMessage(self, message: object, sender: ActorAddress) -> None:
+        """Pass over."""
+
+
+INTERNAL: Final = (_SystemActor, BadActor, Requester)
+"""What is registered for the system's own use. It never exits."""
+
+
+def _find_running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class LoopActorSystem(ActorSystem):  # type: ignore[misc]
-    """Drops what it is told after its shutdown, as tasks and threads may still have something to say."""
+    """An ActorSystem on a `LoopSystemBase`, independent of every other one of the process.
+
+    Args:
+        loop: The event loop that runs all handlers; None for one of its own. See the module's docstring.
+        capabilities: Of the system, beside those that the base adds.
+        logDefs: For `logging.config.dictConfig`; False leaves logging as it is.
+        slow_handler_ms: A handler that holds the loop for longer is logged; 0 logs none.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        capabilities: dict[str, Any] | None = None,
+        logDefs: Any = False,
+        slow_handler_ms: float = DEFAULT_SLOW_HANDLER_MS,
+    ) -> None:
+        self._loop = loop
+        self._slow_handler_ms = slow_handler_ms
+        super().__init__(capabilities=capabilities, logDefs=logDefs, transientUnique=True)
+
+    def _startupActorSys(
+        self,
+        _currentSystemBase: object,
+        _systemBase: object,
+        capabilities: dict[str, Any] | None,
+        logDefs: Any,
+    ) -> LoopSystemBase:
+        """Make the base. The one place where an ActorSystem does so."""
+        self.systemAddress = ActorAddress("/ActorSys")
+        self.capabilities = {} if capabilities is None else capabilities
+        self._systemBase = LoopSystemBase(self, logDefs, loop=self._loop, slow_handler_ms=self._slow_handler_ms)
+        return self._systemBase
 
     def shutdown(self) -> None:
-        """Stop at once."""
-        base: LoopSystemBase = getattr(self, "_systemBase")  # noqa: B009 (Thespian has no types)
-        super().shutdown()
-        self._systemBase = base
+        """End all actors. What is told later, by tasks and threads that still have something to say, is dropped."""
+        self._systemBase.shutdown()
 
 
-def start_actor_system(loop: asyncio.AbstractEventLoop) -> ActorSystem:
-    """Return an actor system that runs on `loop`; to be called on the loop's thread.
+def start_actor_system(
+    loop: asyncio.AbstractEventLoop, *, slow_handler_ms: float = DEFAULT_SLOW_HANDLER_MS
+) -> LoopActorSystem:
+    """Return an actor system that runs on `loop`."""
+    return LoopActorSystem(loop, slow_handler_ms=slow_handler_ms)
 
-    It is independent of every other ActorSystem of the process (Thespian would otherwise share the first one's base).
-    """
-    return LoopActorSystem(systemBase=LoopSystemBase(loop), transientUnique=True)
 
-
-Tell = Callable[[ActorAddress, object], None]
-"""How the outside hands a message to an actor: `ActorSystem.tell`."""
-
-__all__ = ["Actor", "ActorAddress", "LoopSystemBase", "Tell", "start_actor_system"]
+__all__ = ["ActorAddress", "LoopActorSystem", "LoopSystemBase", "start_actor_system"]

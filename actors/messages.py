@@ -121,28 +121,13 @@ class StartSession:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionTurnedBusy:
-    """SessionActor -> SessionDirector: it has work, from accepting a message to the commit of the last outcome."""
-
-    session_key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionTurnedIdle:
-    """SessionActor -> SessionDirector: nothing left to do."""
-
-    session_key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionExpired:
-    """SessionActor -> SessionDirector: idle for so long that it could leave.
+    """SessionActor -> SessionDirector: nothing left to do. Said again after each message from there that sets off none.
 
     Attributes:
-        received: Messages that the director forwarded and that have arrived; if it sent more, the actor must stay.
+        received: Messages that the director forwarded and that have been read; if it sent more, the actor is not idle.
     """
 
-    session_key: str
     received: int
 
 

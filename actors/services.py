@@ -66,6 +66,7 @@ class ActorSettings:
     Attributes:
         turn_timeout_s: How long an agent may take for a turn.
         session_idle_s: How long an idle session's actor stays.
+        session_max_live: How many sessions may have an actor; past it the longest idle leave.
         session_queue_limit: How many messages may wait behind the running one.
         coalesce_tokens: True to merge tokens that wait for a write into one effect.
         effect_poll_interval_s: How often to look for effects that nobody pushed.
@@ -74,6 +75,7 @@ class ActorSettings:
 
     turn_timeout_s: float = 120.0
     session_idle_s: float = 60.0
+    session_max_live: int = 100_000
     session_queue_limit: int = 16
     coalesce_tokens: bool = True
     effect_poll_interval_s: float = 0.5

@@ -5,7 +5,7 @@ import copy
 import logging
 from typing import Any, assert_never
 
-from thespian.actors import ActorAddress, ActorExitRequest, WakeupMessage
+from thespian.actors import ActorAddress, ActorExitRequest
 
 from actors.agents.protocol import Turn
 from actors.base import BaseActor
@@ -16,9 +16,7 @@ from actors.messages import (
     EffectsCommitted,
     HaltSessions,
     NotifyConnection,
-    SessionExpired,
     SessionStopped,
-    SessionTurnedBusy,
     SessionTurnedIdle,
     StartSession,
     SubmitCancel,
@@ -36,6 +34,7 @@ from actors.session_commands import (
     StopAgent,
     Submit,
     TurnConcluded,
+    Unexpected,
 )
 from actors.session_state import RunningTurn, SessionState
 from actors.session_steps import Message, abandon, halt, step
@@ -64,9 +63,7 @@ class SessionActor(BaseActor):
         super().__init__()
         self._runner: TurnRunner | None = None
         self._received = 0
-        self._reported_busy = True
-        self._idle_since_s = 0.0
-        self._idle_timer_armed = False
+        self._reported_received: int | None = None  # with the last report of idleness; None while busy
 
     def receiveMsg_StartSession(self, message: StartSession, _sender: ActorAddress) -> None:
         """Claim the session; until that is granted, messages wait."""
@@ -79,7 +76,6 @@ class SessionActor(BaseActor):
             coalesce_tokens=settings.coalesce_tokens,
         )
         self._services.writer.submit(SessionClaim(session_key=message.session_key), self.myAddress)
-        self.send(message.director, SessionTurnedBusy(session_key=message.session_key))
 
     def receiveMsg_SubmitUserMessage(self, message: SubmitUserMessage, _sender: ActorAddress) -> None:
         """Somebody says something."""
@@ -97,6 +93,7 @@ class SessionActor(BaseActor):
 
     def receiveMsg_ConfirmClaim(self, message: ConfirmClaim, _sender: ActorAddress) -> None:
         """The session may have another owner."""
+        self._received += 1
         self._take(message)
 
     def receiveMsg_WriteCommitted(self, message: WriteCommitted, _sender: ActorAddress) -> None:
@@ -132,20 +129,6 @@ class SessionActor(BaseActor):
         self._state, commands = halt(self._state)
         self._carry_out(commands)
 
-    def receiveMsg_WakeupMessage(self, _message: WakeupMessage, _sender: ActorAddress) -> None:
-        """Offer to leave if the session has been idle for long enough; otherwise look again when it could be."""
-        self._idle_timer_armed = False
-        if not self._state.is_idle:
-            return  # armed again when it turns idle
-        left_s = self._services.settings.session_idle_s - (self._services.clock() - self._idle_since_s)
-        if left_s > 0:
-            self._arm_idle_timer(left_s)
-        else:
-            self.send(
-                self._start.director,
-                SessionExpired(session_key=self._start.session_key, received=self._received),
-            )
-
     def receiveMsg_ActorExitRequest(self, _message: ActorExitRequest, _sender: ActorAddress) -> None:
         """Leave nothing running."""
         if self._runner is not None:
@@ -172,7 +155,7 @@ class SessionActor(BaseActor):
     def _take(self, message: Message) -> None:
         self._state, commands = step(self._state, message, self._services.clock())
         self._carry_out(commands)
-        self._report_activity()
+        self._report_idleness()
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:
@@ -204,6 +187,8 @@ class SessionActor(BaseActor):
                     self._refuse(command)
                 case Leave():
                     self._leave(command)
+                case Unexpected():
+                    self._log_unexpected(command)
                 case _:
                     assert_never(command)
 
@@ -246,25 +231,14 @@ class SessionActor(BaseActor):
             post=lambda message: services.tell(address, message),
         )
 
-    def _report_activity(self) -> None:
-        """Tell the director when work begins and when none is left, and arm the timer that ends an idle actor."""
-        idle = self._state.is_idle
-        if idle == (not self._reported_busy):
-            return
-        self._reported_busy = not idle
-        key = self._start.session_key
-        if idle:
+    def _report_idleness(self) -> None:
+        """Tell the director when nothing is left to do: when work ends, and after each message that sets off none."""
+        if not self._state.is_idle:
+            self._reported_received = None
+        elif self._reported_received != self._received:
+            self._reported_received = self._received
             self._runner = None
-            self._idle_since_s = self._services.clock()
-            self.send(self._start.director, SessionTurnedIdle(session_key=key))
-            if not self._idle_timer_armed:
-                self._arm_idle_timer(self._services.settings.session_idle_s)
-        else:
-            self.send(self._start.director, SessionTurnedBusy(session_key=key))
-
-    def _arm_idle_timer(self, after_s: float) -> None:
-        self._idle_timer_armed = True
-        self.wakeupAfter(after_s)
+            self.send(self._start.director, SessionTurnedIdle(received=self._received))
 
     def _refuse(self, refusal: RefuseRequest) -> None:
         frame: dict[str, Any] = {
@@ -297,6 +271,15 @@ class SessionActor(BaseActor):
                 "request_id": command.message.request_id,
                 "event_seq": command.event_seq,
             },
+        )
+
+    def _log_unexpected(self, command: Unexpected) -> None:
+        log.warning(
+            "Session %s got an unexpected %s while %s",
+            self._start.session_key,
+            command.message,
+            command.situation,
+            extra={"action": "message_unexpected", "session_key": self._start.session_key},
         )
 
     def _log_concluded(self, command: TurnConcluded) -> None:

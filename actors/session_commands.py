@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from actors.messages import (
-    SubmitUserMessage,
-)
-from actors.session_state import RunningTurn
+from actors.messages import SubmitUserMessage
+from actors.session_state import RunningTurn, Situation
 from storage.records import (
     EffectRecord,
     SessionWrite,
@@ -87,4 +85,18 @@ class Leave:
     reason: str
 
 
-Command = Submit | RunAgent | StopAgent | HoldAgent | Publish | Accepted | TurnConcluded | RefuseRequest | Leave
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unexpected:
+    """A message came that nobody could have sent; it changed nothing. For the log.
+
+    Attributes:
+        message: Its class.
+    """
+
+    message: str
+    situation: Situation
+
+
+Command = (
+    Submit | RunAgent | StopAgent | HoldAgent | Publish | Accepted | TurnConcluded | RefuseRequest | Leave | Unexpected
+)

@@ -1,9 +1,15 @@
 """What a session's actor knows. `session_steps` decides by it, `session_write` makes its writes.
 
-    claiming ──SessionClaimed──> active ──────────────────────────> left   (fenced, refused or halted)
-                                   │
-       active, with a turn:        │   with no turn and an empty queue: idle
-       starting ──committed──> running ──finished/failed/cancelled──> ending ──committed──> next turn or idle
+    claiming ──SessionClaimed──> idle <───────── committed ─────────┐        any ──fenced, refused,──> left
+                                  │ message                         │              halted, failed
+                                  v                finished,        │
+                               storing              failed,         │
+                                  │ committed      cancelled        │
+                                  v                    │            │
+                              answering ───────────────┴────────> ending ──committed──> answering (the next turn)
+                        token │     ^ committed        ^
+                              v     │                  │
+                             streaming ────────────────┘
 
 A session has one write in flight. What arrives meanwhile waits and goes with the next one: new events, the tokens of
 the running turn (merged into one effect), the turn's outcome, and the start of the next turn. So each write carries the
@@ -37,12 +43,16 @@ class Phase(StrEnum):
     LEFT = "left"  # lost it, or was told to stop; everything is refused
 
 
-class Stage(StrEnum):
-    """Where a turn is."""
+class Situation(StrEnum):
+    """Phase, turn and write in one word: what decides which messages can come (`session_reception`)."""
 
-    STARTING = "starting"  # its start is not committed yet; the agent has not been asked
-    RUNNING = "running"  # the agent is at work
-    DECIDED = "decided"  # its outcome is known and waits for a write, or is in one
+    CLAIMING = "claiming"  # not the owner yet
+    IDLE = "idle"  # no turn, no write in flight
+    STORING = "storing"  # no turn; what is in flight may begin one
+    ANSWERING = "answering"  # the agent is at work, and all it said is stored
+    STREAMING = "streaming"  # the agent is at work, and a write is in flight
+    ENDING = "ending"  # the turn's outcome is known; it is in the write in flight, or goes with the next one
+    LEFT = "left"  # not the owner any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +112,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningTurn:
-    """The turn that the session is at.
+    """The turn that the session is at: its start is committed. One that a write in flight begins is in `InFlight`.
 
     Attributes:
         run: Numbers the runs of this actor; messages of another run are stale.
@@ -111,6 +121,7 @@ class RunningTurn:
         answer: The text in those effects, joined.
         waiting: Tokens that came since.
         is_held: True while the agent is paused.
+        outcome: None while the agent is at work.
     """
 
     run: int
@@ -119,7 +130,6 @@ class RunningTurn:
     request_id: str | None
     text: str
     accepted_at_s: float
-    stage: Stage = Stage.STARTING
     effect_count: int = 0
     token_count: int = 0
     answer: str = ""
@@ -127,6 +137,11 @@ class RunningTurn:
     waiting_chars: int = 0
     is_held: bool = False
     outcome: Outcome | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """True while the agent is at work."""
+        return self.outcome is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +191,19 @@ class SessionState:
     turn: RunningTurn | None = None
     in_flight: InFlight | None = None
     runs: int = 0
+
+    @property
+    def situation(self) -> Situation:
+        """What the session is about."""
+        if self.phase is Phase.CLAIMING:
+            return Situation.CLAIMING
+        if self.phase is Phase.LEFT:
+            return Situation.LEFT
+        if self.turn is None:
+            return Situation.IDLE if self.in_flight is None else Situation.STORING
+        if self.turn.is_running:
+            return Situation.ANSWERING if self.in_flight is None else Situation.STREAMING
+        return Situation.ENDING
 
     @property
     def is_idle(self) -> bool:

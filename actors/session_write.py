@@ -20,12 +20,9 @@ from actors.effect_frames import (
     make_restarted,
     make_token,
 )
-from actors.messages import (
-    SubmitCancel,
-    SubmitUserMessage,
-)
+from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.session_commands import Command, HoldAgent, StopAgent, Submit
-from actors.session_state import InFlight, Outcome, RunningTurn, SessionState, Stage, WaitingTurn, fail_turn
+from actors.session_state import InFlight, Outcome, RunningTurn, SessionState, WaitingTurn, fail_turn
 from storage.records import (
     CANCEL_PREFIX,
     CheckpointRecord,
@@ -45,11 +42,13 @@ MAX_ATTEMPTS: Final = 3
 
 @dataclass(slots=True)
 class _Draft:
-    """A write in the making."""
+    """A write in the making; what is not commented here is as in `SessionWrite` and `InFlight`."""
 
-    state: SessionState
+    state: SessionState  # before
     queue: list[WaitingTurn]
-    turn: RunningTurn | None
+    turn: RunningTurn | None  # with what is in this write taken off what waits
+    turn_after: RunningTurn | None = None
+    ends_turn: bool = False
     events: list[EventRecord] = field(default_factory=list)
     effects: list[EffectRecord] = field(default_factory=list)
     turn_starts: list[TurnStart] = field(default_factory=list)
@@ -76,44 +75,47 @@ class _Draft:
 def compose_write(state: SessionState, now_s: float) -> tuple[SessionState, list[Command]]:
     """Put all that waits into one write, if anything does."""
     draft = _Draft(state=state, queue=list(state.queue), turn=state.turn)
-    runs = state.runs
     submitted, left = _set_repeats_aside(state.inbox)
     _draft_events(draft, submitted)
-    ends_turn = False
-    turn_after = None
-    if draft.turn is not None and draft.turn.stage is not Stage.STARTING:
-        draft.turn = _draft_tokens(draft, draft.turn)
-        if draft.turn.outcome is not None:
-            _draft_outcome(draft, draft.turn, draft.turn.outcome, now_s)
-            ends_turn = True
-    if (draft.turn is None or ends_turn) and draft.queue:
-        runs += 1
-        turn_after = _draft_start(draft, draft.queue.pop(0), runs)
+    _draft_turns(draft, now_s)
     if not (draft.events or draft.effects or draft.turn_starts or draft.turn_ends):
         return state, []
-    write = SessionWrite(
-        session_key=state.session_key,
-        epoch=state.epoch,
-        base_event_seq=state.last_event_seq,
-        base_effect_seq=state.last_effect_seq,
-        processed_event_seq=_processed_seq(draft, turn_after, ends_turn=ends_turn),
+    flight = InFlight(
+        write=_make_write(draft),
+        submitted=submitted,
+        turn_before=state.turn,
+        queue_before=state.queue,
+        queue_after=tuple(draft.queue),
+        turn_after=draft.turn_after,
+        ends_turn=draft.ends_turn,
+    )
+    runs = state.runs + (draft.turn_after is not None)
+    state = replace(state, inbox=left, turn=draft.turn, in_flight=flight, runs=runs)
+    return state, [*draft.commands, Submit(write=flight.write)]
+
+
+def compose_confirmation(state: SessionState) -> tuple[SessionState, list[Command]]:
+    """Make an idle session write nothing: the answer tells whether it is still this actor's."""
+    write = _make_write(_Draft(state=state, queue=[], turn=None))
+    flight = InFlight(
+        write=write, submitted=(), turn_before=None, queue_before=(), queue_after=(), turn_after=None, ends_turn=False
+    )
+    return replace(state, in_flight=flight), [Submit(write=write)]
+
+
+def _make_write(draft: _Draft) -> SessionWrite:
+    return SessionWrite(
+        session_key=draft.state.session_key,
+        epoch=draft.state.epoch,
+        base_event_seq=draft.state.last_event_seq,
+        base_effect_seq=draft.state.last_effect_seq,
+        processed_event_seq=_processed_seq(draft),
         events=tuple(draft.events),
         effects=tuple(draft.effects),
         checkpoint=draft.checkpoint,
         turn_starts=tuple(draft.turn_starts),
         turn_ends=tuple(draft.turn_ends),
     )
-    flight = InFlight(
-        write=write,
-        submitted=submitted,
-        turn_before=state.turn,
-        queue_before=state.queue,
-        queue_after=tuple(draft.queue),
-        turn_after=turn_after,
-        ends_turn=ends_turn,
-    )
-    state = replace(state, inbox=left, turn=draft.turn, in_flight=flight, runs=runs)
-    return state, [*draft.commands, Submit(write=write)]
 
 
 def _set_repeats_aside(
@@ -176,9 +178,20 @@ def _draft_events(draft: _Draft, inbox: tuple[SubmitUserMessage | SubmitCancel, 
         ]
         if draft.turn is not None and draft.turn.request_id in cancelled:
             # Its outcome is not in a write yet, or there would be one in flight: the cancel wins.
-            if draft.turn.stage is Stage.RUNNING:
+            if draft.turn.is_running:
                 draft.commands.append(StopAgent(run=draft.turn.run))
-            draft.turn = replace(draft.turn, stage=Stage.DECIDED, outcome=Outcome(status=TurnStatus.CANCELLED))
+            draft.turn = replace(draft.turn, outcome=Outcome(status=TurnStatus.CANCELLED))
+
+
+def _draft_turns(draft: _Draft, now_s: float) -> None:
+    """Go on with the turn: its tokens and its outcome; with that, or without a turn, begin the next one."""
+    if draft.turn is not None:
+        draft.turn = _draft_tokens(draft, draft.turn)
+        if draft.turn.outcome is not None:
+            _draft_outcome(draft, draft.turn, draft.turn.outcome, now_s)
+            draft.ends_turn = True
+    if (draft.turn is None or draft.ends_turn) and draft.queue:
+        draft.turn_after = _draft_start(draft, draft.queue.pop(0), draft.state.runs + 1)
 
 
 def _draft_tokens(draft: _Draft, turn: RunningTurn) -> RunningTurn:
@@ -189,7 +202,7 @@ def _draft_tokens(draft: _Draft, turn: RunningTurn) -> RunningTurn:
     for value in ["".join(tokens)] if draft.state.coalesce_tokens else tokens:
         frame = make_token(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id, value=value)
         turn = draft.add_effect(turn, frame)
-    if turn.is_held and turn.stage is Stage.RUNNING:
+    if turn.is_held and turn.is_running:
         draft.commands.append(HoldAgent(run=turn.run, hold=False))
     return replace(turn, answer=turn.answer + "".join(tokens), waiting=None, waiting_chars=0, is_held=False)
 
@@ -241,28 +254,22 @@ def _draft_start(draft: _Draft, waiting: WaitingTurn, run: int) -> RunningTurn:
     )
     draft.turn_starts.append(TurnStart(event_seq=turn.event_seq, attempt=turn.attempt))
     if waiting.cancelled:
-        return replace(turn, stage=Stage.DECIDED, outcome=Outcome(status=TurnStatus.CANCELLED))
+        return replace(turn, outcome=Outcome(status=TurnStatus.CANCELLED))
     if waiting.attempts >= MAX_ATTEMPTS:
-        return replace(
-            turn,
-            stage=Stage.DECIDED,
-            outcome=fail_turn(
-                "attempts_exhausted",
-                "this message could not be answered",
-                f"{waiting.attempts} attempts ended without an outcome",
-            ),
-        )
+        detail = f"{waiting.attempts} attempts ended without an outcome"
+        outcome = fail_turn("attempts_exhausted", "this message could not be answered", detail)
+        return replace(turn, outcome=outcome)
     if waiting.shown:
         frame = make_restarted(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id)
         turn = draft.add_effect(turn, frame)
     return turn
 
 
-def _processed_seq(draft: _Draft, turn_after: RunningTurn | None, *, ends_turn: bool) -> int:
+def _processed_seq(draft: _Draft) -> int:
     """Return the highest event with nothing left to do: the one before the first message that has no outcome."""
     open_turns = [waiting.event_seq for waiting in draft.queue]
-    if turn_after is not None:
-        open_turns.append(turn_after.event_seq)
-    if draft.turn is not None and not ends_turn:
+    if draft.turn_after is not None:
+        open_turns.append(draft.turn_after.event_seq)
+    if draft.turn is not None and not draft.ends_turn:
         open_turns.append(draft.turn.event_seq)
     return min(open_turns) - 1 if open_turns else draft.state.last_event_seq + len(draft.events)

@@ -187,6 +187,13 @@ class Settings:
         "How long an idle session stays in memory.",
         default=60.0,
     )
+    session_max_live: int = setting(
+        "--session-max-live",
+        "SESSION_MAX_LIVE",
+        whole_number(1, 10_000_000),
+        "How many sessions may be in memory; past it the longest idle leave early.",
+        default=100_000,
+    )
     session_queue_limit: int = setting(
         "--session-queue-limit",
         "SESSION_QUEUE_LIMIT",
@@ -207,6 +214,13 @@ class Settings:
         seconds(0, 3600),
         "How long running turns may go on when the server is told to stop.",
         default=10.0,
+    )
+    slow_handler_ms: int = setting(
+        "--slow-handler-ms",
+        "SLOW_HANDLER_MS",
+        whole_number(0, 3_600_000),
+        "An actor that holds the event loop for longer is logged; 0 logs none.",
+        default=50,
     )
     log_level: str = setting(
         "--log-level",

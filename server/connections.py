@@ -155,6 +155,11 @@ class Connections:
         if connection is not None:
             connection.send_frame(frame)
 
+    def send_to_all(self, frame: Mapping[str, Any]) -> None:
+        """Queue a frame that is not stored for every connection."""
+        for connection in list(self._by_id.values()):
+            connection.send_frame(frame)
+
     async def close_all(self, code: int, reason: str, *, timeout_s: float) -> None:
         """Let queues empty for at most `timeout_s`, then close every connection."""
         deadline_s = asyncio.get_running_loop().time() + timeout_s

@@ -176,8 +176,9 @@ BARE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "message": ("type", "message", "latencyMs", "tokenUsage", "requestId"),
     "error": ("type", "code", "message", "retryable", "requestId"),
     "cancelled": ("type", "requestId"),
+    "goaway": ("type", "reason", "deadlineMs", "reconnectAfterMs"),
 }
-"""What the bare dialect shows of each stored frame, in this order; other kinds it does not know at all."""
+"""What the bare dialect shows of each frame, in this order; other kinds it does not know at all."""
 
 
 def encode_bare(frame: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from actors.agents.registry import AgentRegistry
 from actors.delivery import DeliveryActor
 from actors.director import SessionDirector
-from actors.loop_base import ActorAddress, start_actor_system
+from actors.loop_base import ActorAddress, LoopActorSystem
 from actors.messages import (
     AttachConnection,
     DetachConnection,
@@ -46,6 +46,9 @@ T = TypeVar("T")
 
 PROBE_TIMEOUT_S = 2.0
 """How long readiness waits for the actors and the database."""
+
+RECONNECT_AFTER_MS = 1000
+"""When clients of a server that stops are to try again: about what a restart takes."""
 
 WRITER_CLOSE_S = 10.0
 """How long shutdown waits for the last writes; more only helps if the database is about to come back."""
@@ -115,7 +118,7 @@ class Node:
         self._grace_over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._connections = Connections()
-        self._system = start_actor_system(self._loop)
+        self._system = LoopActorSystem(self._loop, slow_handler_ms=settings.slow_handler_ms)
         self._reader = StorageReader(dsn, node_id=self.node_id)
         self._writer = StorageWriter(
             dsn, node_id=self.node_id, report=self._report_outcomes, clock=lambda: datetime.now(UTC)
@@ -129,6 +132,7 @@ class Node:
             settings=ActorSettings(
                 turn_timeout_s=settings.turn_timeout_s,
                 session_idle_s=settings.session_idle_s,
+                session_max_live=settings.session_max_live,
                 session_queue_limit=settings.session_queue_limit,
                 coalesce_tokens=settings.coalesce_tokens,
                 effect_poll_interval_s=settings.effect_poll_interval_ms / 1000,
@@ -211,11 +215,19 @@ class Node:
         return True
 
     async def stop(self) -> None:
-        """End in order: no new work, the running turns' grace, the last writes, the last frames, the threads.
+        """End in order: goaway, no new work, the running turns' grace, the last writes, the last frames, the threads.
 
         What is unfinished after the grace is stored as accepted and runs again at the next start.
         """
         self.is_stopping = True
+        self._connections.send_to_all(
+            {
+                "type": "goaway",
+                "reason": "shutdown",
+                "deadlineMs": round(self._grace_s * 1000),
+                "reconnectAfterMs": RECONNECT_AFTER_MS,
+            }
+        )
         drained = asyncio.Event()
         self._system.tell(self._director, DrainSessions(drained=drained.set))
         waits = [asyncio.create_task(event.wait()) for event in (drained, self._grace_over)]

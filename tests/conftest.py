@@ -6,6 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that take seconds of sleep each")
+
+
 class _ErrorCollector(logging.Handler):
     """Keeps what is logged at ERROR or above, from any thread."""
 

@@ -27,6 +27,7 @@ FORMS: dict[str, dict[str, type]] = {
     "message": {"message": str, "latencyMs": int, "tokenUsage": dict},
     "error": {"code": str, "message": str, "retryable": bool},
     "cancelled": {},
+    "goaway": {"reason": str, "deadlineMs": int, "reconnectAfterMs": int},
 }
 
 Frame = dict[str, Any]
@@ -65,6 +66,7 @@ class Client:
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
+        self.goaways: list[Frame] = []  # apart from the frames of answers, between which they may come
 
     def send(self, frame: object) -> None:
         self.connection.send(json.dumps(frame))
@@ -85,6 +87,9 @@ class Client:
     def receive(self, timeout_s: float = RECEIVE_TIMEOUT_S) -> Frame:
         frame: Frame = json.loads(self.connection.recv(timeout=timeout_s))
         check_form(frame)
+        if frame["type"] == "goaway":
+            self.goaways.append(frame)
+            return self.receive(timeout_s)
         return frame
 
     def receive_answer(self) -> Answer:
@@ -122,7 +127,7 @@ class Client:
     def receive_close(self) -> tuple[int, str]:
         """Receive nothing but the close frame; return its code and reason."""
         with pytest.raises(ConnectionClosed) as closed:
-            self.connection.recv(timeout=RECEIVE_TIMEOUT_S)
+            self.receive()
         assert closed.value.rcvd is not None, "the connection ended without a close frame"
         return closed.value.rcvd.code, closed.value.rcvd.reason
 

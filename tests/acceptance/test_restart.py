@@ -105,6 +105,8 @@ def test_message_during_the_grace_is_refused_and_retryable(servers: Servers, dat
     server.expect_clean_end()
 
     assert (error["code"], error["retryable"]) == ("overloaded", True)
+    goaway = {"type": "goaway", "reason": "shutdown", "deadlineMs": 10_000, "reconnectAfterMs": 1000}
+    assert client.goaways == other.goaways == [goaway]
     again = servers.start(data_dir=data_dir)
     assert again.database.count_rows(f"local:echo:{thread}-2")["events"] == 0
 

@@ -22,6 +22,7 @@ from actors.session_commands import (
     StopAgent,
     Submit,
     TurnConcluded,
+    Unexpected,
 )
 from actors.session_state import Phase, RunningTurn, SessionState
 from actors.session_steps import Message, abandon, halt, step
@@ -58,6 +59,7 @@ class StoredSession:
     effects: list[EffectRecord] = field(default_factory=list)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     turns: dict[tuple[int, int], TurnStatus] = field(default_factory=dict)
+    epochs: list[tuple[int, int]] = field(default_factory=list)  # of each write applied: its own, the highest granted
 
     @property
     def checkpoint(self) -> Any:
@@ -141,6 +143,7 @@ class StoredSession:
 
     def _insert(self, write: SessionWrite) -> None:
         assert write.processed_event_seq >= self.processed_event_seq, "processed_event_seq went back"
+        self.epochs.append((write.epoch, self.epoch))
         self.events += write.events
         self.effects += write.effects
         if write.checkpoint is not None:
@@ -155,7 +158,7 @@ class StoredSession:
         self._check_outcomes(write)
 
     def _check_outcomes(self, write: SessionWrite) -> None:
-        """A turn's outcome is whole in the write that ends it, and follows its user's will."""
+        """I7, I9: a turn's outcome is whole in the write that ends it, and follows its user's will."""
         terminal = [effect for effect in write.effects if effect.payload["type"] in TERMINAL]
         assert [effect.payload["eventSeq"] for effect in terminal] == [end.event_seq for end in write.turn_ends]
         named = {effect.checkpoint_id for effect in write.effects if effect.checkpoint_id is not None}
@@ -177,7 +180,7 @@ class StoredSession:
         )
 
     def check(self) -> None:
-        """Assert what is always true of the rows."""
+        """Assert what is always true of the rows: I2, I4, I9 and half of I10."""
         assert [event.seq for event in self.events] == list(range(1, len(self.events) + 1))
         assert [effect.seq for effect in self.effects] == list(range(1, len(self.effects) + 1))
         assert all(effect.dedupe_key == effect.id.hex for effect in self.effects)
@@ -222,32 +225,61 @@ class StoredSession:
 
 
 class SessionPlay:
-    """One session from actor to actor: the test says what happens, and sees what the state machine wants done.
+    """One session on one node, from actor to actor: the test says what happens, and sees what the actor wants done.
 
     Everything that a shell relies on is asserted as it comes.
+
+    Args:
+        beside: Another node's play of the same session: both have the same rows and the same clients.
     """
 
-    def __init__(self, *, queue_limit: int = 3, coalesce_tokens: bool = True) -> None:
+    def __init__(
+        self, *, queue_limit: int = 3, coalesce_tokens: bool = True, beside: "SessionPlay | None" = None
+    ) -> None:
         self.stored = StoredSession()
         self.now_s = 1000.0
         self.submissions: dict[str, SubmitUserMessage | SubmitCancel] = {}  # by connection id: one each
         self.answers: defaultdict[str, list[Accepted | RefuseRequest]] = defaultdict(list)
+        self.runs: list[tuple[int, int]] = []  # event seq and attempt
+        self.strays: list[SessionWrite] = []  # handed over by actors that are gone; storage may carry them out yet
+        self.lost: set[str] = set()  # submissions of which an actor knew no outcome when it ended
+        if beside is not None:
+            self.stored, self.submissions, self.answers = beside.stored, beside.submissions, beside.answers
+            self.runs, self.strays, self.lost = beside.runs, beside.strays, beside.lost
         self.published: list[EffectRecord] = []
         self.concluded: list[TurnConcluded] = []
-        self.runs: list[tuple[int, int]] = []  # event seq and attempt
+        self.unexpected: list[Unexpected] = []
         self._queue_limit = queue_limit
         self._coalesce_tokens = coalesce_tokens
-        self.begin_anew()
+        self._start_actor()
 
-    def begin_anew(self) -> None:
-        """A new actor, that has still to claim the session; of the one before nothing is left."""
+    def _start_actor(self) -> None:
         self.state = SessionState(session_key=KEY, queue_limit=self._queue_limit, coalesce_tokens=self._coalesce_tokens)
-        self.write: SessionWrite | None = None
+        self.write: SessionWrite | None = None  # handed over, not carried out
+        self.outcome: WriteOutcome | None = None  # carried out, not reported
         self.agent: RunningTurn | None = None
         self.is_held = False
         self.last_run: int | None = None
         self.left: Leave | None = None
         self.is_claiming = True
+        self.published_seq = 0
+
+    def begin_anew(self) -> None:
+        """A new actor, that has still to claim the session; of the one before nothing is left."""
+        self._lose(*self.state.inbox)
+        self._forget_write()
+        self._start_actor()
+
+    def _lose(self, *submitted: SubmitUserMessage | SubmitCancel) -> None:
+        self.lost.update(message.connection_id for message in submitted)
+
+    def _forget_write(self) -> None:
+        """What storage has when its actor goes may be carried out, and nobody hears of it."""
+        if self.state.in_flight is not None:
+            self._lose(*self.state.in_flight.submitted)
+        if self.write is not None:
+            self.strays.append(self.write)
+        self.write = self.outcome = None
 
     # What happens
 
@@ -259,7 +291,9 @@ class SessionPlay:
 
     def grant_claim(self) -> None:
         self.is_claiming = False
-        self.tell(self.stored.claim())
+        claimed = self.stored.claim()
+        self.published_seq = claimed.snapshot.last_effect_seq
+        self.tell(claimed)
 
     def say(self, text: str, request_id: str | None = None) -> SubmitUserMessage:
         number = len(self.submissions) + 1
@@ -300,10 +334,20 @@ class SessionPlay:
         self.tell(AgentFailed(run=run, code=code, message="it failed", detail="for the operator", retryable=retryable))
 
     def commit(self, *, times: int = 1) -> WriteOutcome:
+        """Have storage carry out the write in flight, and report."""
+        self.carry_out_write(times=times)
+        return self.report()
+
+    def carry_out_write(self, *, times: int = 1) -> None:
         """Have storage carry out the write in flight, more than once if the answer to its COMMIT was lost."""
         write = self.take_write()
         for _ in range(times):
-            outcome = self.stored.apply(write)
+            self.outcome = self.stored.apply(write)
+
+    def report(self) -> WriteOutcome:
+        """Have storage report what came of the write."""
+        outcome, self.outcome = self.outcome, None
+        assert outcome is not None, "nothing was carried out"
         self.tell(outcome)
         return outcome
 
@@ -318,27 +362,40 @@ class SessionPlay:
         return write
 
     def halt(self) -> None:
+        self._forget_write()
         self.state, commands = halt(self.state)
         self._carry_out(commands)
 
     def abandon(self) -> None:
+        self._forget_write()
         self.state, commands = abandon(self.state)
         self._carry_out(commands)
 
-    def settle(self) -> None:
-        """Let everything finish."""
-        while True:
+    def run_on(self) -> None:
+        """Let storage answer and the agent finish, until this actor is idle or has left."""
+        for _ in range(100):
             if self.state.phase is Phase.LEFT:
-                self.begin_anew()
-            elif self.is_claiming:
+                return
+            if self.is_claiming:
                 self.grant_claim()
             elif self.write is not None:
                 self.commit()
+            elif self.outcome is not None:
+                self.report()
             elif self.agent is not None:
                 self.stream("bye")
                 self.finish()
             else:
+                assert self.state.is_idle, "work is left, and nothing under way"
                 return
+        raise AssertionError("the session does not come to rest")
+
+    def settle(self) -> None:
+        """Let everything finish, if need be by a new actor."""
+        self.run_on()
+        while self.state.phase is Phase.LEFT:
+            self.begin_anew()
+            self.run_on()
 
     # What came of it
 
@@ -362,6 +419,7 @@ class SessionPlay:
             match command:
                 case Submit():
                     assert self.write is None, "two writes in flight"
+                    assert self.outcome is None, "two writes in flight"
                     assert self.left is None
                     self.write = command.write
                 case RunAgent():
@@ -376,8 +434,8 @@ class SessionPlay:
                     self.is_held = command.hold
                 case Publish():
                     assert command.effects
-                    low = command.effects[0].seq - 1
-                    assert tuple(self.stored.effects[low : low + len(command.effects)]) == command.effects
+                    low, self.published_seq = self.published_seq, self.published_seq + len(command.effects)
+                    assert tuple(self.stored.effects[low : self.published_seq]) == command.effects, "I4"
                     self.published += command.effects
                 case Accepted():
                     assert self.stored.events[command.event_seq - 1].id == command.message.event_id
@@ -393,7 +451,8 @@ class SessionPlay:
                     assert self.left is None
                     assert self.agent is None
                     self.left = command
-                    self.write = None
+                case Unexpected():
+                    self.unexpected.append(command)
 
     def _run_agent(self, command: RunAgent) -> None:
         turn = command.turn
@@ -401,7 +460,8 @@ class SessionPlay:
         assert self.stored.turns[turn.event_seq, turn.attempt] is TurnStatus.RUNNING, "its start is not committed"
         assert self.stored.events[turn.event_seq - 1].payload["message"] == turn.text
         assert turn.attempt <= MAX_ATTEMPTS
-        assert command.checkpoint == self.stored.checkpoint
+        if self.state.epoch == self.stored.epoch:  # one that lost the session goes on with what it knows
+            assert command.checkpoint == self.stored.checkpoint
         assert turn.run != self.last_run
         self.agent, self.last_run, self.is_held = turn, turn.run, False
         self.runs.append((turn.event_seq, turn.attempt))

@@ -142,7 +142,7 @@ def test_order_holds_after_a_handler_raised(error_logs: list[logging.LogRecord])
         assert stage.heard == [0, 1, 2, 3]
 
     on_loop(main)
-    assert [record.getMessage() for record in error_logs] == ["Player raised in handling a int"]
+    assert [record.getMessage() for record in error_logs] == ["Player raised RuntimeError in handling a int"]
 
 
 def test_handler_never_runs_inside_another_one() -> None:

@@ -5,9 +5,10 @@ import pytest
 
 from actors.agents.protocol import TokenUsage
 from actors.messages import AgentFinished, ConfirmClaim, SubmitUserMessage, TokenProduced
-from actors.session_commands import Accepted, RefuseRequest
-from actors.session_state import Phase
-from actors.session_steps import HOLD_CHARS, MAX_ANSWER_CHARS, MAX_WAITING_CANCELS
+from actors.session_commands import Accepted, RefuseRequest, Unexpected
+from actors.session_requests import MAX_WAITING_CANCELS
+from actors.session_state import Phase, Situation
+from actors.session_turn import HOLD_CHARS, MAX_ANSWER_CHARS
 from actors.session_write import MAX_ATTEMPTS
 from storage.records import (
     EventType,
@@ -131,10 +132,10 @@ def test_session_is_idle_only_without_any_work() -> None:
     assert is_idle(play)
 
 
-def test_second_claim_of_an_active_session_is_ignored() -> None:
+def test_second_claim_of_an_active_session_changes_nothing() -> None:
     play = start_running()
     before = play.state
-    assert play.tell(play.stored.claim()) == []
+    assert play.tell(play.stored.claim()) == [Unexpected(message="SessionClaimed", situation=Situation.ANSWERING)]
     assert play.state == before
 
 
@@ -958,8 +959,8 @@ def test_halted_session_writes_nothing_more() -> None:
     play.halt()
     assert play.agent is None
     assert play.codes(waiting) == ["overloaded"]
-    outcome = play.stored.apply(play.take_write())
-    assert play.tell(outcome) == []
+    [stray] = play.strays
+    assert play.tell(play.stored.apply(stray)) == []
     late = play.say("third")
     assert play.codes(late) == ["overloaded"]
     assert play.write is None

@@ -1,0 +1,83 @@
+"""What a session does with its clients' messages: lets them wait for a write, and answers them. Pure."""
+
+from dataclasses import replace
+from typing import Final
+
+from actors.messages import SubmitCancel, SubmitUserMessage
+from actors.session_commands import Accepted, Command, RefuseRequest
+from actors.session_state import InFlight, SessionState
+from storage.records import EventRecord, EventType, WriteCommitted
+
+MAX_WAITING_CANCELS: Final = 64
+"""Cancels that may wait for a write; past that the client is told `busy`."""
+
+
+def take_user_message(state: SessionState, message: SubmitUserMessage) -> tuple[SessionState, list[Command]]:
+    """Let a message wait for the next write, if not too many wait already."""
+    # While claiming it is not known yet whether a turn will run, so one more may wait then.
+    limit = state.queue_limit + (0 if state.turn is not None else 1)
+    if state.waiting_count >= limit:
+        text = f"{state.waiting_count} messages of this thread are waiting already"
+        return state, [refuse(message, "busy", text, retryable=True)]
+    return replace(state, inbox=(*state.inbox, message)), []
+
+
+def take_cancel(state: SessionState, message: SubmitCancel) -> tuple[SessionState, list[Command]]:
+    """Let a cancel wait for the next write. It passes a full queue, since it makes that shorter."""
+    if sum(isinstance(waiting, SubmitCancel) for waiting in state.inbox) >= MAX_WAITING_CANCELS:
+        return state, [refuse(message, "busy", "too many cancels of this thread are waiting", retryable=True)]
+    return replace(state, inbox=(*state.inbox, message)), []
+
+
+def answer_committed(flight: InFlight, message: WriteCommitted) -> list[Command]:
+    """Answer the messages that a write made durable; a cancel is answered only if it came too late."""
+    commands: list[Command] = []
+    ended = {
+        event.request_id
+        for event in message.earlier
+        if event.type is EventType.USER_MESSAGE and event.seq <= flight.write.processed_event_seq
+    } - _requests_ended_by(flight)
+    positions = {waiting.event_seq: place for place, waiting in enumerate(flight.queue_after, start=1)}
+    for submitted, event in zip(flight.submitted, flight.write.events, strict=True):
+        if isinstance(submitted, SubmitUserMessage):
+            commands.append(Accepted(message=submitted, event_seq=event.seq, position=positions.get(event.seq, 0)))
+        elif submitted.request_id in ended:
+            commands.append(_refuse_ended(submitted))
+    return commands
+
+
+def _requests_ended_by(flight: InFlight) -> set[str | None]:
+    """Return the requests that a write itself ends: a cancel in it was in time for them."""
+    ended = {end.event_seq for end in flight.write.turn_ends}
+    turns = (*flight.queue_before, *((flight.turn_before,) if flight.turn_before is not None else ()))
+    return {turn.request_id for turn in turns if turn.event_seq in ended}
+
+
+def answer_duplicate(
+    state: SessionState, submitted: SubmitUserMessage | SubmitCancel, stored: EventRecord
+) -> list[Command]:
+    """Answer a request id that the session has: the same message again is no news, another one is a conflict."""
+    if isinstance(submitted, SubmitCancel):
+        return []
+    if stored.type is not EventType.USER_MESSAGE or stored.payload.get("message") != submitted.text:
+        return [refuse(submitted, "conflict", "requestId: was used for another message in this thread")]
+    if stored.seq <= state.processed_event_seq:
+        return [_refuse_ended(submitted)]
+    return []
+
+
+def _refuse_ended(submitted: SubmitUserMessage | SubmitCancel) -> RefuseRequest:
+    return refuse(submitted, "already_finished", "this request has ended already")
+
+
+def refuse(
+    submitted: SubmitUserMessage | SubmitCancel, code: str, message: str, *, retryable: bool = False
+) -> RefuseRequest:
+    """Make the answer to a message that is not stored, or of no use."""
+    return RefuseRequest(
+        connection_id=submitted.connection_id,
+        request_id=submitted.request_id,
+        code=code,
+        message=message,
+        retryable=retryable,
+    )

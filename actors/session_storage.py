@@ -1,0 +1,129 @@
+"""What a session does with storage's answers to its claim and its writes. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from actors.messages import SubmitCancel, SubmitUserMessage
+from actors.session_commands import Command, Publish, RunAgent, TurnConcluded
+from actors.session_requests import answer_committed, answer_duplicate
+from actors.session_state import InFlight, Outcome, Phase, RunningTurn, SessionState, Tokens, WaitingTurn
+from storage.records import (
+    CANCEL_PREFIX,
+    EventRecord,
+    EventType,
+    SessionSnapshot,
+    TurnStatus,
+    WriteCommitted,
+    WriteDuplicated,
+)
+
+
+def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) -> SessionState:
+    """Take over the session as it is stored, with the turns that its former owner left."""
+    cancelled = _find_cancelled((*snapshot.earlier, *snapshot.unprocessed))
+    queue = tuple(
+        WaitingTurn(
+            event_seq=event.seq,
+            request_id=event.request_id,
+            text=event.payload["message"],
+            accepted_at_s=now_s,
+            attempts=snapshot.attempts.get(event.seq, 0),
+            shown=snapshot.shown_event_seq == event.seq,
+            cancelled=event.request_id in cancelled,
+        )
+        for event in snapshot.unprocessed
+        if event.type is EventType.USER_MESSAGE
+    )
+    return replace(
+        state,
+        phase=Phase.ACTIVE,
+        epoch=snapshot.epoch,
+        last_event_seq=snapshot.last_event_seq,
+        processed_event_seq=snapshot.processed_event_seq,
+        last_effect_seq=snapshot.last_effect_seq,
+        checkpoint=snapshot.checkpoint,
+        queue=queue,
+    )
+
+
+def take_commit(state: SessionState, flight: InFlight, message: WriteCommitted) -> tuple[SessionState, list[Command]]:
+    """The write is durable: show its effects, answer its messages, and go on with the turn that it begins."""
+    write = flight.write
+    commands: list[Command] = []
+    if write.effects:
+        commands.append(Publish(effects=write.effects))
+    commands += _conclude_turns(flight)
+    commands += answer_committed(flight, message)
+    cancelled_ahead = _find_cancelled(message.earlier)
+    state = replace(
+        state,
+        last_event_seq=write.last_event_seq,
+        processed_event_seq=write.processed_event_seq,
+        last_effect_seq=write.last_effect_seq,
+        checkpoint=write.checkpoint.state if write.checkpoint is not None else state.checkpoint,
+        queue=tuple(
+            replace(waiting, cancelled=True) if waiting.request_id in cancelled_ahead else waiting
+            for waiting in flight.queue_after
+        ),
+        turn=None if flight.ends_turn else state.turn,
+        in_flight=None,
+    )
+    if flight.turn_after is None:
+        return state, commands
+    turn = flight.turn_after
+    if turn.request_id in cancelled_ahead:
+        turn = replace(turn, outcome=Outcome(status=TurnStatus.CANCELLED))
+    if turn.is_running:
+        commands.append(RunAgent(turn=turn, checkpoint=state.checkpoint))
+    return replace(state, turn=turn), commands
+
+
+def _find_cancelled(events: Iterable[EventRecord]) -> set[str | None]:
+    """Return the request ids that the cancels among `events` name."""
+    return {
+        event.request_id.removeprefix(CANCEL_PREFIX)
+        for event in events
+        if event.type is EventType.CANCEL and event.request_id is not None
+    }
+
+
+def _conclude_turns(flight: InFlight) -> list[Command]:
+    request_ids = {waiting.event_seq: waiting.request_id for waiting in flight.queue_before}
+    if flight.turn_before is not None:
+        request_ids[flight.turn_before.event_seq] = flight.turn_before.request_id
+    return [TurnConcluded(end=end, request_id=request_ids.get(end.event_seq)) for end in flight.write.turn_ends]
+
+
+def take_duplicates(
+    state: SessionState, flight: InFlight, message: WriteDuplicated
+) -> tuple[SessionState, list[Command]]:
+    """Nothing was written, since some of the requests are known already: answer those and put the rest back."""
+    known = {event.request_id: event for event in message.known}
+    commands: list[Command] = []
+    kept: list[SubmitUserMessage | SubmitCancel] = []
+    for submitted, event in zip(flight.submitted, flight.write.events, strict=True):
+        stored = known.get(event.request_id) if event.request_id is not None else None
+        if stored is None:
+            kept.append(submitted)
+        else:
+            commands += answer_duplicate(state, submitted, stored)
+    turn = flight.turn_before
+    if turn is not None and state.turn is not None:
+        turn = _put_back(turn, state.turn)
+    state = replace(state, inbox=(*kept, *state.inbox), turn=turn, queue=flight.queue_before, in_flight=None)
+    return state, commands
+
+
+def _put_back(before: RunningTurn, now: RunningTurn) -> RunningTurn:
+    """Return the turn as it was before the write, with what its agent has said since."""
+    waiting, chars = before.waiting, before.waiting_chars
+    for text in now.waiting or ():
+        waiting, chars = Tokens(text, waiting), chars + len(text)
+    return replace(
+        before,
+        waiting=waiting,
+        waiting_chars=chars,
+        token_count=now.token_count,
+        is_held=now.is_held,
+        outcome=now.outcome or before.outcome,
+    )

@@ -1,0 +1,178 @@
+"""Every message class in every state, those that cannot come about included."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
+from uuid import UUID
+
+import pytest
+
+from actors.messages import (
+    AgentFailed,
+    AgentFinished,
+    ConfirmClaim,
+    SubmitCancel,
+    SubmitUserMessage,
+    TokenProduced,
+)
+from actors.session_commands import Leave, RefuseRequest, StopAgent, Unexpected
+from actors.session_reception import RECEPTIONS, Reception
+from actors.session_state import Phase, SessionState, Situation
+from actors.session_steps import Message, abandon, halt, step
+from storage.records import (
+    SessionWrite,
+    WriteCommitted,
+    WriteDuplicated,
+    WriteFenced,
+    WriteRefused,
+)
+from tests.unit.session_model import KEY, SessionPlay, StoredSession
+
+TURNS = ("none", "running", "decided")
+KINDS = [(phase, turn, is_writing) for phase in Phase for turn in TURNS for is_writing in (False, True)]
+
+SITUATIONS = {
+    ("none", False): Situation.IDLE,
+    ("none", True): Situation.STORING,
+    ("running", False): Situation.ANSWERING,
+    ("running", True): Situation.STREAMING,
+    ("decided", True): Situation.ENDING,
+    ("decided", False): Situation.ENDING,  # never between two messages: an outcome goes into a write at once
+}
+"""Of active sessions, by turn and write in flight. Those that claim or have left have neither turn nor write."""
+
+OTHER_WRITE = SessionWrite(session_key=KEY, epoch=7, base_event_seq=0, base_effect_seq=0, processed_event_seq=0)
+
+
+def make_state(phase: Phase, turn: str, is_writing: bool) -> SessionState:
+    """Bring a session to where it is to be; phases that do not go with it are put on in the end."""
+    play = SessionPlay()
+    play.grant_claim()
+    if turn == "none":
+        if is_writing:
+            play.say("hello", "r1")
+    else:
+        for number in range(2):  # so that there is a run before
+            play.say("hello", f"r{number}")
+            play.commit()
+            play.stream("a")
+            if number == 0:
+                play.finish()
+                play.commit_all()
+        if turn == "decided":
+            play.finish()
+            if not is_writing:
+                return replace(play.state, phase=phase, in_flight=None)
+        elif not is_writing:
+            play.commit()
+    return replace(play.state, phase=phase)
+
+
+def make_messages(state: SessionState) -> list[Message]:
+    """Make one of each class, such as belongs to the state if any does."""
+    write = state.in_flight.write if state.in_flight is not None else OTHER_WRITE
+    run = state.turn.run if state.turn is not None else 1
+    name: dict[str, Any] = {"session_key": KEY, "event_id": UUID(int=99), "connection_id": "c99"}
+    return [
+        SubmitUserMessage(**name, request_id="r9", text="hello", submitted_at_s=0.0),
+        SubmitCancel(**name, request_id="r1"),
+        StoredSession().claim(),
+        ConfirmClaim(),
+        WriteCommitted(write=write),
+        WriteDuplicated(write=write, known=write.events),
+        WriteFenced(session_key=KEY),
+        WriteRefused(session_key=KEY, reason="refused"),
+        TokenProduced(run=run, text="more"),
+        AgentFinished(run=run, checkpoint=None, usage=None),
+        AgentFailed(run=run, code="agent_timeout", message="it hung", detail="deadline", retryable=False),
+    ]
+
+
+def get_situation(phase: Phase, turn: str, is_writing: bool) -> Situation:
+    if phase is Phase.CLAIMING:
+        return Situation.CLAIMING
+    if phase is Phase.LEFT:
+        return Situation.LEFT
+    return SITUATIONS[turn, is_writing]
+
+
+def test_table_names_every_message_in_every_situation() -> None:
+    assert (
+        set(RECEPTIONS) == set(get_args(Message)) == {type(message) for message in make_messages(make_state(*KINDS[0]))}
+    )
+    assert all(set(row) == set(Situation) for row in RECEPTIONS.values())
+    assert {get_situation(*kind) for kind in KINDS} == set(Situation)
+
+
+@pytest.mark.parametrize(("phase", "turn", "is_writing"), KINDS)
+def test_state_is_in_the_situation_it_should_be(phase: Phase, turn: str, is_writing: bool) -> None:
+    assert make_state(phase, turn, is_writing).situation is get_situation(phase, turn, is_writing)
+
+
+@pytest.mark.parametrize(("phase", "turn", "is_writing"), KINDS)
+def test_every_message_is_received_as_the_table_says(phase: Phase, turn: str, is_writing: bool) -> None:
+    state = make_state(phase, turn, is_writing)
+    for message in make_messages(state):
+        expected = RECEPTIONS[type(message)][state.situation]
+        if isinstance(message, WriteCommitted | WriteDuplicated) and expected is Reception.TAKEN and not is_writing:
+            expected = Reception.UNEXPECTED
+        assert receive(state, message) is expected, message
+
+
+def receive(state: SessionState, message: Message) -> Reception:
+    """Have a message taken, and tell from what comes of it how it was received."""
+    after, commands = step(state, message, 1.0)
+    if after != state:
+        assert not any(isinstance(command, Unexpected) for command in commands)
+        return Reception.TAKEN
+    match commands:
+        case []:
+            return Reception.IGNORED
+        case [Unexpected() as command]:
+            assert command == Unexpected(message=type(message).__name__, situation=state.situation)
+            return Reception.UNEXPECTED
+        case [RefuseRequest() as command]:
+            assert command.retryable
+            return Reception.REFUSED
+    raise AssertionError(commands)
+
+
+@pytest.mark.parametrize(("phase", "turn", "is_writing"), KINDS)
+def test_session_can_be_ended_in_every_state(phase: Phase, turn: str, is_writing: bool) -> None:
+    state = make_state(phase, turn, is_writing)
+    for end, leaves in ((halt, []), (abandon, [Leave(restart=True, reason="its actor failed")])):
+        after, commands = end(state)
+        assert after.situation is Situation.LEFT
+        assert end(after) == (after, [])
+        if phase is not Phase.LEFT:
+            assert [command for command in commands if isinstance(command, Leave)] == leaves
+            assert any(isinstance(command, StopAgent) for command in commands) is (turn == "running")
+            assert after.is_idle
+
+
+@pytest.mark.parametrize("turn", ["none", "running", "decided"])
+@pytest.mark.parametrize("make", [WriteCommitted, partial(WriteDuplicated, known=())])
+def test_answer_to_another_write_changes_nothing(turn: str, make: Any) -> None:
+    assert receive(make_state(Phase.ACTIVE, turn, True), make(write=OTHER_WRITE)) is Reception.UNEXPECTED
+
+
+@pytest.mark.parametrize("is_writing", [False, True])
+@pytest.mark.parametrize(("offset", "expected"), [(-1, Reception.IGNORED), (1, Reception.UNEXPECTED)])
+def test_agent_is_heard_only_about_its_own_run(offset: int, expected: Reception, is_writing: bool) -> None:
+    state = make_state(Phase.ACTIVE, "running", is_writing)
+    for message in make_messages(state):
+        if isinstance(message, TokenProduced | AgentFinished | AgentFailed):
+            assert receive(state, replace(message, run=message.run + offset)) is expected
+
+
+def test_idle_state_holds_nothing_of_its_own() -> None:
+    play = SessionPlay()
+    play.grant_claim()
+    for number in range(3):
+        play.say("hello", f"r{number}")
+        play.settle()
+    empty: tuple[()] = ()
+    assert play.state.inbox is empty
+    assert play.state.queue is empty
+    assert (play.state.turn, play.state.in_flight) == (None, None)
+    assert not hasattr(play.state, "__dict__")
