@@ -47,16 +47,11 @@ changed capability moves no living actor; there are no conventions, no remote sy
 """
 
 import asyncio
-import functools
 import hashlib
-import inspect
 import logging
 import math
 import threading
 import time
-import traceback
-import weakref
-from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -72,30 +67,25 @@ from thespian.actors import (
     ChildActorExited,
     DeadEnvelope,
     InvalidActorAddress,
-    PoisonMessage,
     ValidatedSource,
     ValidateSource,
     WakeupMessage,
 )
 from thespian.system.messages.status import Thespian_ActorStatus, Thespian_StatusReq, Thespian_SystemStatus
 from thespian.system.simpleSystemBase import ActorSystemBase, BadActor
-from thespian.system.sourceLoader import loadModuleFromHashSource
-from thespian.system.timing import ExpirationTimer, timePeriodSeconds
-from thespian.system.utilis import actualActorClass
+from thespian.system.timing import timePeriodSeconds
 
 from actors.loop_cell import ActorCell, LoopAddress, Wakeup
+from actors.loop_driver import RestingLoop, find_running_loop
+from actors.loop_factory import ActorFactory
+from actors.loop_mail import MailQueue, log_failure
 from actors.loop_requester import PrivateRequester, Requester
+from actors.loop_status import describe_actor, describe_system
 
 log = logging.getLogger(__name__)
 
-SLICE_S: Final = 0.005
-"""How long the loop is held before other callbacks get their turn. A single handler is never interrupted."""
-
 TELL_RUN_S: Final = 0.1
 """How long `tell` runs a loop at rest: enough for what a message sets off, unless its actors never stop."""
-
-MAX_ATTEMPTS: Final = 3
-"""How often a message is handled whose handler raises; Thespian's number."""
 
 SHUTDOWN_S: Final = 5.0
 """How long `shutdown` lets actors exit: a hundred thousand take less than a second."""
@@ -123,20 +113,23 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
     ) -> None:
         self._owns_loop = loop is None
         self._loop = asyncio.new_event_loop() if loop is None else loop
-        self._owner_id = threading.get_ident()
-        self._slow_handler_s = slow_handler_ms / 1000 if slow_handler_ms > 0 else math.inf
-        self._mail: deque[tuple[ActorAddress, ActorAddress, object]] = deque()
-        self._drain_scheduled = False
-        self._is_draining = False
-        self._stop_after_slice = False
+        self._driver = RestingLoop(self._loop)
         self._is_ending = False
         self._stopped = False
         self._names_lock = threading.RLock()
-        self._wanted_arguments: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
         super().__init__(system, logDefs=logDefs)
+        self._factory = ActorFactory(system.capabilities, self._sources)
         self._sourceAuthority: ActorAddress | None = None
         system.capabilities["Thespian ActorSystem Name"] = "loopSystem"
         self.actorRegistry: dict[str, ActorCell] = {}
+        self.mail = MailQueue(
+            self._loop,
+            self.actorRegistry,
+            deliver_notice=self._deliver_notice,
+            bury=self._bury,
+            end_slice=self._driver.end_slice,
+            slow_handler_s=slow_handler_ms / 1000 if slow_handler_ms > 0 else math.inf,
+        )
         self._system_cell = self._add_internal(system.systemAddress, _SystemActor())
         self._bad_address: ActorAddress = self._add_internal(LoopAddress("System:BadActor:"), BadActor()).address
         self._requester = Requester()
@@ -157,63 +150,12 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
 
     def actor_send(self, fromActor: ActorAddress, toActor: ActorAddress, msg: object) -> None:
         """Queue a message; from any thread."""
-        self._mail.append((fromActor, toActor, msg))
-        if not self._drain_scheduled:
-            self._schedule_drain()
-
-    def _schedule_drain(self) -> None:
-        self._drain_scheduled = True
-        try:
-            if _find_running_loop() is self._loop:
-                self._loop.call_soon(self._drain)
-            else:
-                self._loop.call_soon_threadsafe(self._drain)
-        except RuntimeError:
-            if not self._loop.is_closed():
-                raise
-            self._stop_delivery()  # nobody is left to read
-
-    def _drain(self) -> None:
-        """Handle mail for about `SLICE_S`, then let the loop's other callbacks run."""
-        self._is_draining = True
-        mail, registry, clock = self._mail, self.actorRegistry, time.perf_counter
-        slow_s = self._slow_handler_s
-        begun = clock()
-        slice_end = begun + SLICE_S
-        try:
-            while mail:
-                sender, address, message = mail.popleft()
-                cell = registry.get(address.actorAddressString)
-                if cell is None:
-                    self._bury(sender, address, message)
-                    continue
-                instance = cell.instance
-                if isinstance(message, ActorSystemMessage):
-                    self._deliver_notice(cell, message, sender)
-                else:
-                    try:
-                        instance.receiveMessage(message, sender)
-                    except Exception as error:  # noqa: BLE001 (whatever it is, its sender hears of it)
-                        self._repeat(cell, message, sender, error)
-                now = clock()
-                if now - begun > slow_s:
-                    self._warn_of_slow_handler(instance, message, now - begun)
-                begun = now
-                if now >= slice_end:
-                    break
-            if self._stop_after_slice:
-                self._loop.stop()
-        finally:  # a handler may raise SystemExit, which ends the loop's run; the rest is there for the next
-            self._is_draining = False
-            if not self._stopped:
-                self._drain_scheduled = False
-                if mail:
-                    self._schedule_drain()
+        self.mail.post(fromActor, toActor, msg)
 
     def _deliver_notice(self, cell: ActorCell, message: ActorSystemMessage, sender: ActorAddress) -> None:
         """Deliver a message of Thespian's own: some are for the system itself, and one is an actor's last."""
         if isinstance(message, Thespian_StatusReq):
-            self.actor_send(cell.address, sender, self._make_status(cell))
+            self.actor_send(cell.address, sender, self._describe(cell))
             return
         if cell is self._system_cell and isinstance(message, ValidatedSource):
             self._loadValidatedActorSource(message.sourceHash, message.sourceZip)
@@ -223,51 +165,17 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
             cell.instance.receiveMessage(message, sender)
         except Exception as error:  # noqa: BLE001 (whatever it is, its sender hears of it)
             if is_exit:
-                self._log_failure(cell, message, error)
+                log_failure(cell, message, error)
             else:
-                self._repeat(cell, message, sender, error)
+                self.mail.repeat(cell, message, sender, error)
         if is_exit and not isinstance(cell.instance, INTERNAL):
             self._remove(cell, is_recursive=message.isRecursive)
-
-    def _repeat(self, cell: ActorCell, message: object, sender: ActorAddress, error: Exception) -> None:
-        """Handle a message again that a handler has failed on; if that is of no use, tell its sender."""
-        for _ in range(MAX_ATTEMPTS - 1):
-            self._log_failure(cell, message, error)
-            try:
-                cell.instance.receiveMessage(message, sender)
-            except Exception as again:  # noqa: BLE001 (whatever it is, its sender hears of it)
-                error = again
-            else:
-                return
-        self._log_failure(cell, message, error)
-        if not isinstance(message, PoisonMessage):  # or two failing actors would poison each other for ever
-            details = "".join(traceback.format_exception(error))
-            self.actor_send(cell.address, sender, PoisonMessage(message, details))
-
-    def _log_failure(self, cell: ActorCell, message: object, error: Exception) -> None:
-        log.error(
-            "%s raised %s in handling a %s",
-            type(cell.instance).__name__,
-            type(error).__name__,
-            type(message).__name__,
-            exc_info=error,
-            extra={"action": "handler_raised"},
-        )
 
     def _bury(self, sender: ActorAddress, address: ActorAddress, message: object) -> None:
         """Hand mail for nobody to the dead letter handler, unless it is the system's own."""
         handler = self._dead_letter_handler
         if handler is not None and not isinstance(message, DeadEnvelope) and sender is not self.system.systemAddress:
             self.actor_send(sender, handler.address, DeadEnvelope(address, message))
-
-    def _warn_of_slow_handler(self, instance: Actor, message: object, held_s: float) -> None:
-        log.warning(
-            "%s held the event loop for %d ms in handling a %s: nothing else ran meanwhile",
-            type(instance).__name__,
-            round(held_s * 1000),
-            type(message).__name__,
-            extra={"action": "slow_handler", "held_ms": round(held_s * 1000)},
-        )
 
     # Actors
 
@@ -330,7 +238,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         is_top_level: bool,
     ) -> ActorAddress:
         cell = ActorCell(self, parent.address, LoopAddress("/A"))
-        instance = self._make_instance(actor_class, requirements, source_hash, is_top_level)
+        instance = self._factory.make(actor_class, requirements, source_hash, is_top_level=is_top_level)
         if instance is None:
             if is_top_level:
                 return self._bad_address
@@ -349,51 +257,6 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
             cell.globalName = global_name
             self._globalNames[global_name] = cell.address
         return cell.address
-
-    def _make_instance(
-        self, actor_class: Any, requirements: Any, source_hash: str | None, is_top_level: bool
-    ) -> Actor | None:
-        """Return a new actor; None if the system lacks what its class asks for, or a child's constructor raised."""
-        try:
-            if isinstance(actor_class, str):
-                load = functools.partial(loadModuleFromHashSource, source_hash, self._sources) if source_hash else None
-                actor_class = actualActorClass(actor_class, load)
-            check = getattr(actor_class, "actorSystemCapabilityCheck", None)
-            if check is not None and not check(self.system.capabilities, requirements or {}):
-                log.warning(
-                    "%s asks for capabilities that this system lacks; it is not made",
-                    actor_class.__name__,
-                    extra={"action": "actor_not_made"},
-                )
-                return None
-            return self._construct(actor_class, requirements)
-        except ImportError:
-            raise  # to the creating actor, too: as on the simple base
-        except Exception as error:
-            if is_top_level:
-                raise
-            log.warning(
-                "Could not make a %s",
-                getattr(actor_class, "__name__", actor_class),
-                exc_info=error,
-                extra={"action": "actor_not_made"},
-            )
-            return None
-
-    def _construct(self, actor_class: type[Actor], requirements: Any) -> Actor:
-        """Call the constructor, with `capabilities` and `requirements` if it names them."""
-        wanted = self._wanted_arguments.get(actor_class)
-        if wanted is None:
-            try:
-                named = inspect.getfullargspec(actor_class.__init__).args
-            except TypeError:
-                named = []
-            wanted = tuple(name for name in ("capabilities", "requirements") if name in named)
-            self._wanted_arguments[actor_class] = wanted
-        if not wanted:
-            return actor_class()
-        given = {"capabilities": self.system.capabilities, "requirements": requirements}
-        return actor_class(**{name: given[name] for name in wanted})
 
     def _remove(self, cell: ActorCell, *, is_recursive: bool) -> None:
         """Take an exited actor out of everything that refers to it, and let its parent know."""
@@ -446,44 +309,20 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
 
     # Status, dead letters, sources
 
-    def _make_status(self, cell: ActorCell) -> Thespian_ActorStatus | Thespian_SystemStatus:
-        if cell is self._system_cell:
-            return self._make_system_status()
-        status = Thespian_ActorStatus(
-            cell.address,
-            type(cell.instance).__name__,
-            self.system.systemAddress,
-            parentAddress=cell.parent,
-            sourceHash=cell.source_hash,
-        )
-        for child in cell.child_addresses:
-            status.addChild(child)
-        status.addWakeups((cell.address, self._time_left(wakeup)) for wakeup in cell.armed_wakeups)
-        for sender, address, message in tuple(self._mail):
-            if address == cell.address:
-                status.addPendingMessage(sender, address, type(message).__name__)
-        return status
-
-    def _make_system_status(self) -> Thespian_SystemStatus:
-        status = Thespian_SystemStatus(
-            self.system.systemAddress, capabilities=self.system.capabilities, inShutdown=self._stopped
-        )
-        for cell in tuple(self.actorRegistry.values()):
-            if cell.parent is self.system.systemAddress and not isinstance(cell.instance, INTERNAL):
-                status.addChild(cell.address)
-        for name, address in self._globalNames.items():
-            status.addGlobalActor(name, address)
+    def _describe(self, cell: ActorCell) -> Thespian_ActorStatus | Thespian_SystemStatus:
+        if cell is not self._system_cell:
+            return describe_actor(cell, self.system.systemAddress, self.mail.pending, self._loop.time())
+        status = describe_system(self.system, self._globalNames)
+        status.inShutdown = self._stopped
+        status.loadedSources = [(source_hash, "") for source_hash in self._sources]
+        status.sourceAuthority = self._sourceAuthority
+        status.setNotifyHandlers(list(self._sourceNotifications))
         if self._dead_letter_handler is not None:
             status.setDeadLetterHandler(self._dead_letter_handler.address)
-        status.setNotifyHandlers(list(self._sourceNotifications))
-        status.sourceAuthority = self._sourceAuthority
-        status.loadedSources = [(source_hash, "") for source_hash in self._sources]
+        for top in tuple(self.actorRegistry.values()):
+            if top.parent is self.system.systemAddress and not isinstance(top.instance, INTERNAL):
+                status.addChild(top.address)
         return status
-
-    def _time_left(self, wakeup: Wakeup) -> ExpirationTimer:
-        left = ExpirationTimer(wakeup.timer.when() - self._loop.time())
-        left.duration = wakeup.period
-        return left
 
     def _handleDeadLetters(self, address: ActorAddress, enable: bool) -> None:
         """Let an actor get the dead letters, in place of any other; or nobody, if it was the one."""
@@ -527,10 +366,12 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
 
     def tell_from(self, sender: ActorAddress, address: ActorAddress, message: object) -> None:
         """Send a message in the name of a requester; see `tell`."""
-        self._fire_what_is_due()
-        self.actor_send(sender, address, message)
-        if self._is_mine_to_run():
-            self._run_until(lambda: not self._mail and not self._is_ending, TELL_RUN_S)
+        if not self._driver.is_mine_to_run():
+            self.actor_send(sender, address, message)
+        else:
+            self._driver.fire_what_is_due()
+            self.actor_send(sender, address, message)
+            self._run_until(lambda: not self.mail and not self._is_ending, TELL_RUN_S)
 
     def ask_from(
         self,
@@ -542,7 +383,8 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
     ) -> object:
         """Send a message in the name of a requester, and listen there; see `ask`."""
         self._refuse_where_it_would_hang("ask")
-        self._fire_what_is_due()
+        if self._driver.is_mine_to_run():
+            self._driver.fire_what_is_due()
         self.actor_send(sender, address, message)
         return self.listen_at(requester, timeout)
 
@@ -550,7 +392,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         """Listen in the name of a requester; see `listen`."""
         self._refuse_where_it_would_hang("listen")
         timeout_s = None if timeout is None else max(timePeriodSeconds(timeout), 0)
-        if not self._is_mine_to_run():
+        if not self._driver.is_mine_to_run():
             return requester.wait(timeout_s)
         self._run_until(lambda: requester.has_mail or self._stopped, timeout_s)
         return requester.take()
@@ -566,7 +408,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         self.actorRegistry.pop(address.actorAddressString, None)
 
     def _refuse_where_it_would_hang(self, what: str) -> None:
-        running = _find_running_loop()
+        running = find_running_loop()
         if running is self._loop:
             raise RuntimeError(
                 f"{what}() on the event loop's own thread would wait for itself: send a message and be answered by one"
@@ -577,37 +419,10 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
                 "at rest; make the system with LoopActorSystem(loop), or from a thread without a loop"
             )
 
-    def _is_mine_to_run(self) -> bool:
-        """True on the creating thread while nobody runs the loop."""
-        return (
-            threading.get_ident() == self._owner_id
-            and not self._stopped
-            and not self._loop.is_running()
-            and _find_running_loop() is None
-        )
-
-    def _fire_what_is_due(self) -> None:
-        """Let the timers of a loop at rest fire that are due: they come before what is said now."""
-        if self._is_mine_to_run():
-            self._loop.call_soon(self._loop.stop)
-            self._loop.run_forever()
-
     def _run_until(self, is_done: Callable[[], bool], timeout_s: float | None) -> None:
-        """Run the loop, which is at rest, until something is so; after each slice it is asked, and after a timer."""
-        end_s = math.inf if timeout_s is None else self._loop.time() + timeout_s
-        timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._loop.stop)
-        self._stop_after_slice = True
-        try:
-            while not is_done():
-                self._loop.run_forever()
-                if self._loop.time() >= end_s:
-                    return
-        finally:
-            self._stop_after_slice = False
-            if timer is not None:
-                timer.cancel()
-            if self._stopped and self._owns_loop:
-                self._loop.close()
+        self._driver.run_until(is_done, timeout_s)
+        if self._stopped and self._owns_loop:
+            self._loop.close()
 
     # End
 
@@ -621,9 +436,11 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
 
         Called by an actor, it takes place after the running handler.
         """
-        if self._stopped or self._loop.is_closed():
+        if self._stopped:
             return
-        if _find_running_loop() is not self._loop and self._loop.is_running():
+        if self._loop.is_closed():  # by whoever it belongs to
+            self._stop_delivery()
+        elif find_running_loop() is not self._loop and self._loop.is_running():
             ended = threading.Event()
 
             def end() -> None:
@@ -632,7 +449,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
 
             self._loop.call_soon_threadsafe(end)
             ended.wait(SHUTDOWN_S + 1)
-        elif self._is_draining:
+        elif self.mail.is_draining:
             self.shut_down_soon()
         else:
             self._end()
@@ -644,8 +461,8 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         super().shutdown()  # unloads the sources
         for cell in tuple(self.actorRegistry.values()):  # parents before their children, as they were made
             self.actor_send(self.system.systemAddress, cell.address, ActorExitRequest())
-        while self._mail and time.monotonic() < end_s:
-            self._drain()
+        while self.mail and time.monotonic() < end_s:
+            self.mail.drain()
         self._stop_delivery()
         left = [cell for cell in self.actorRegistry.values() if not isinstance(cell.instance, INTERNAL)]
         for cell in left:
@@ -663,8 +480,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         """Drop all mail, now and from now on, and let nobody wait for any."""
         self._stopped = True
         self._is_ending = False
-        self._drain_scheduled = True  # for ever, so that nothing is scheduled
-        self._mail = deque(maxlen=0)
+        self.mail.close()
         for cell in tuple(self.actorRegistry.values()):
             if isinstance(cell.instance, Requester):
                 cell.instance.close()
@@ -681,13 +497,6 @@ class _SystemActor(Actor):  # type: ignore[misc]
 
 INTERNAL: Final = (_SystemActor, BadActor, Requester)
 """What is registered for the system's own use. It never exits."""
-
-
-def _find_running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 class LoopActorSystem(ActorSystem):  # type: ignore[misc]

@@ -101,7 +101,7 @@ class ActorCell:
 
     def actor_send(self, toActor: ActorAddress, message: object) -> None:
         """Queue a message from this actor."""
-        self._base.actor_send(self.address, toActor, message)
+        self._base.mail.post(self.address, toActor, message)
 
     def createActor(
         self, actorClass: Any, targetActorRequirements: Any, globalName: str | None, sourceHash: str | None = None

@@ -1,7 +1,7 @@
 """Which messages can come to a session's actor in which situation, and what becomes of them.
 
-Of what is TAKEN, `session_steps` asks one thing more. Is the agent's message of the run under way? One of an earlier run
-is IGNORED, of a later one UNEXPECTED. Is storage's answer about the write in flight? Any other is UNEXPECTED.
+Of what is TAKEN, `session_steps` asks one thing more. Is the agent's message of the run under way? One of an earlier
+run is IGNORED, of a later one UNEXPECTED. Is storage's answer about the write in flight? Any other is UNEXPECTED.
 """
 
 from collections.abc import Mapping

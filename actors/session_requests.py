@@ -29,14 +29,14 @@ def take_cancel(state: SessionState, message: SubmitCancel) -> tuple[SessionStat
     return replace(state, inbox=(*state.inbox, message)), []
 
 
-def answer_committed(flight: InFlight, message: WriteCommitted) -> list[Command]:
+def answer_committed(state: SessionState, flight: InFlight, message: WriteCommitted) -> list[Command]:
     """Answer the messages that a write made durable; a cancel is answered only if it came too late."""
     commands: list[Command] = []
     ended = {
         event.request_id
         for event in message.earlier
         if event.type is EventType.USER_MESSAGE and event.seq <= flight.write.processed_event_seq
-    } - _requests_ended_by(flight)
+    } - _requests_ended_by(state, flight)
     positions = {waiting.event_seq: place for place, waiting in enumerate(flight.queue_after, start=1)}
     for submitted, event in zip(flight.submitted, flight.write.events, strict=True):
         if isinstance(submitted, SubmitUserMessage):
@@ -46,10 +46,10 @@ def answer_committed(flight: InFlight, message: WriteCommitted) -> list[Command]
     return commands
 
 
-def _requests_ended_by(flight: InFlight) -> set[str | None]:
+def _requests_ended_by(state: SessionState, flight: InFlight) -> set[str | None]:
     """Return the requests that a write itself ends: a cancel in it was in time for them."""
     ended = {end.event_seq for end in flight.write.turn_ends}
-    turns = (*flight.queue_before, *((flight.turn_before,) if flight.turn_before is not None else ()))
+    turns = (*state.queue, *((flight.turn_before,) if flight.turn_before is not None else ()))
     return {turn.request_id for turn in turns if turn.event_seq in ended}
 
 

@@ -150,8 +150,8 @@ class InFlight:
 
     Attributes:
         submitted: The messages that its events are made of, in the order of the events.
-        turn_before, queue_before: The turn and the queue as they were before the write was composed.
-        queue_after: The queue once it is committed.
+        turn_before: The turn as it was before the write was composed.
+        queue_after: The queue once it is committed; until then it is as it was.
         turn_after: The turn that begins with it; None if none does.
         ends_turn: True if the running turn's outcome is in it.
     """
@@ -159,7 +159,6 @@ class InFlight:
     write: SessionWrite
     submitted: tuple[SubmitUserMessage | SubmitCancel, ...]
     turn_before: RunningTurn | None
-    queue_before: tuple[WaitingTurn, ...]
     queue_after: tuple[WaitingTurn, ...]
     turn_after: RunningTurn | None
     ends_turn: bool

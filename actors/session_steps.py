@@ -81,7 +81,7 @@ def _take(state: SessionState, message: Message, now_s: float) -> Step:
         case SubmitCancel():
             return take_cancel(state, message)
         case SessionClaimed():
-            return begin_session(state, message.snapshot, now_s), []
+            return begin_session(state, message.snapshot, now_s)
         case ConfirmClaim():
             return compose_confirmation(state)
         case WriteFenced():

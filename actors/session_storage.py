@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.session_commands import Command, Publish, RunAgent, TurnConcluded
-from actors.session_requests import answer_committed, answer_duplicate
+from actors.session_requests import answer_committed, answer_duplicate, take_cancel, take_user_message
 from actors.session_state import InFlight, Outcome, Phase, RunningTurn, SessionState, Tokens, WaitingTurn
 from storage.records import (
     CANCEL_PREFIX,
@@ -18,8 +18,11 @@ from storage.records import (
 )
 
 
-def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) -> SessionState:
-    """Take over the session as it is stored, with the turns that its former owner left."""
+def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) -> tuple[SessionState, list[Command]]:
+    """Take over the session as it is stored, with the turns that its former owner left.
+
+    Messages that came meanwhile wait behind those; whether there is room for them is known only now.
+    """
     cancelled = _find_cancelled((*snapshot.earlier, *snapshot.unprocessed))
     queue = tuple(
         WaitingTurn(
@@ -34,7 +37,8 @@ def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) 
         for event in snapshot.unprocessed
         if event.type is EventType.USER_MESSAGE
     )
-    return replace(
+    inbox = state.inbox
+    state = replace(
         state,
         phase=Phase.ACTIVE,
         epoch=snapshot.epoch,
@@ -42,8 +46,17 @@ def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) 
         processed_event_seq=snapshot.processed_event_seq,
         last_effect_seq=snapshot.last_effect_seq,
         checkpoint=snapshot.checkpoint,
+        inbox=(),
         queue=queue,
     )
+    commands: list[Command] = []
+    for submitted in inbox:
+        if isinstance(submitted, SubmitUserMessage):
+            state, refusals = take_user_message(state, submitted)
+        else:
+            state, refusals = take_cancel(state, submitted)
+        commands += refusals
+    return state, commands
 
 
 def take_commit(state: SessionState, flight: InFlight, message: WriteCommitted) -> tuple[SessionState, list[Command]]:
@@ -52,8 +65,8 @@ def take_commit(state: SessionState, flight: InFlight, message: WriteCommitted) 
     commands: list[Command] = []
     if write.effects:
         commands.append(Publish(effects=write.effects))
-    commands += _conclude_turns(flight)
-    commands += answer_committed(flight, message)
+    commands += _conclude_turns(state, flight)
+    commands += answer_committed(state, flight, message)
     cancelled_ahead = _find_cancelled(message.earlier)
     state = replace(
         state,
@@ -87,8 +100,8 @@ def _find_cancelled(events: Iterable[EventRecord]) -> set[str | None]:
     }
 
 
-def _conclude_turns(flight: InFlight) -> list[Command]:
-    request_ids = {waiting.event_seq: waiting.request_id for waiting in flight.queue_before}
+def _conclude_turns(state: SessionState, flight: InFlight) -> list[Command]:
+    request_ids = {waiting.event_seq: waiting.request_id for waiting in state.queue}
     if flight.turn_before is not None:
         request_ids[flight.turn_before.event_seq] = flight.turn_before.request_id
     return [TurnConcluded(end=end, request_id=request_ids.get(end.event_seq)) for end in flight.write.turn_ends]
@@ -110,7 +123,7 @@ def take_duplicates(
     turn = flight.turn_before
     if turn is not None and state.turn is not None:
         turn = _put_back(turn, state.turn)
-    state = replace(state, inbox=(*kept, *state.inbox), turn=turn, queue=flight.queue_before, in_flight=None)
+    state = replace(state, inbox=(*kept, *state.inbox), turn=turn, in_flight=None)
     return state, commands
 
 

@@ -58,7 +58,10 @@ class _Draft:
 
     def add_effect(self, turn: RunningTurn, frame: Frame, *, checkpoint_id: UUID | None = None) -> RunningTurn:
         """Append an effect of `turn`; returns the turn with it counted."""
-        name = digest_effect(self.state.session_key, turn.event_seq, turn.attempt, turn.effect_count)
+        # With the epoch, since two owners may begin the same attempt. Storage takes a write whose keys it has for one
+        # that it carried out before: the fenced owner would go on, and show its own words where the other's are stored.
+        source = f"{self.state.session_key}\n{self.state.epoch}"
+        name = digest_effect(source, turn.event_seq, turn.attempt, turn.effect_count)
         self.effects.append(
             EffectRecord(
                 id=name,
@@ -84,7 +87,6 @@ def compose_write(state: SessionState, now_s: float) -> tuple[SessionState, list
         write=_make_write(draft),
         submitted=submitted,
         turn_before=state.turn,
-        queue_before=state.queue,
         queue_after=tuple(draft.queue),
         turn_after=draft.turn_after,
         ends_turn=draft.ends_turn,
@@ -97,9 +99,7 @@ def compose_write(state: SessionState, now_s: float) -> tuple[SessionState, list
 def compose_confirmation(state: SessionState) -> tuple[SessionState, list[Command]]:
     """Make an idle session write nothing: the answer tells whether it is still this actor's."""
     write = _make_write(_Draft(state=state, queue=[], turn=None))
-    flight = InFlight(
-        write=write, submitted=(), turn_before=None, queue_before=(), queue_after=(), turn_after=None, ends_turn=False
-    )
+    flight = InFlight(write=write, submitted=(), turn_before=None, queue_after=(), turn_after=None, ends_turn=False)
     return replace(state, in_flight=flight), [Submit(write=write)]
 
 

@@ -16,6 +16,7 @@ from actors.agents.agents_file import load_agents
 from actors.agents.registry import AgentRegistry
 from server.app import make_app
 from server.config import ConfigError, Settings
+from server.garbage import collect_garbage_seldom
 from server.logs import configure_logging
 from server.node import Node
 from storage.database import migrate
@@ -50,6 +51,7 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     agents = load_agents(settings.agents_file, environ)
     with open_database_for(settings) as dsn:
         migrate(dsn)
+        collect_garbage_seldom()
         revive = None if settings.database_url is not None else partial(revive_embedded, settings)
         run_to_end(run_node(settings, dsn, agents, revive))
 
