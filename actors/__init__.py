@@ -9,14 +9,22 @@
 A session actor's life (`session_state` and `session_steps` have the details of a turn):
 
     created ──> claiming ──> idle <──────────────> working
-                               │ SESSION_IDLE_S       │ fenced, refused, failed
-                               v                      v
-                            exited                 exited, and made anew if the session is still this node's
+                               │ SESSION_IDLE_S,      │ fenced, refused, failed
+                               │ or room is needed    v
+                               v                   exited ──> made anew, if the session is still this node's,
+                            exited                            after 0.1 s, 0.2 s, ...; at the fifth failure: 30 s
+
+The actors run on `loop_base.LoopSystemBase`, a Thespian system base:
+
+    loop_base ──> loop_mail (the queue and its slices)    loop_cell (an actor's address and cell)
+              ──> loop_driver (a loop at rest)            loop_requester (ask, listen)
+              ──> loop_factory (makes actors)             loop_status
 
 Invariants:
 
 - Nothing is shown before its COMMIT: effects are published by the answer to the write that stores them.
 - A session has one actor on a node, one write in flight and one turn at a time; turns run in `seq` order.
+- An actor is let go only when it has nothing to do and has read all that was sent to it.
 - An answer's last tokens, its message, its checkpoint, the turn's record and `processed_event_seq` are one write.
 - A message has exactly one outcome: `message`, `cancelled` or `error`.
 - A connection gets effects in order, none twice, none left out.
@@ -27,6 +35,10 @@ What happens at each failure:
 |---|---|
 | an agent raises, hangs, yields nothing or nonsense | the turn ends with an `error`; the session goes on |
 | a handler of a session actor raises | logged; waiting requests are answered `internal`; a new actor goes on |
+| a session's actor fails five times in a minute | `overloaded` for 30 s; then it is tried again |
+| a handler of an actor that is no BaseActor raises | run again twice at once; then its sender gets a PoisonMessage |
+| a handler holds the loop for over `SLOW_HANDLER_MS` | logged, with the actor's class; nothing interrupts it |
+| `SESSION_MAX_LIVE` sessions have an actor | the longest idle leaves; all busy: new ones are `overloaded` |
 | a handler of director or delivery raises | logged; the message is dropped, the state is as before |
 | another node claims the session | the next write is fenced; the actor exits and leaves the rest to it |
 | the database refuses a write's data | its requests are answered `internal`, the actor is made anew |

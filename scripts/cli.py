@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from actors.agents.agents_file import AgentsFileError
+from scripts.bench.command import bench
 from scripts.chat import chat
 from server.config import ConfigError, Settings, load_settings
 from server.main import serve as run_server
@@ -48,6 +49,7 @@ def serve(**options: str | None) -> None:
 
 
 main.add_command(chat)
+main.add_command(bench)
 
 if __name__ == "__main__":
     main()

@@ -263,6 +263,7 @@ class SessionPlay:
         self.left: Leave | None = None
         self.is_claiming = True
         self.published_seq = 0
+        self.last_accepted = UUID(int=0)
 
     def begin_anew(self) -> None:
         """A new actor, that has still to claim the session; of the one before nothing is left."""
@@ -439,6 +440,8 @@ class SessionPlay:
                     self.published += command.effects
                 case Accepted():
                     assert self.stored.events[command.event_seq - 1].id == command.message.event_id
+                    assert command.message.event_id > self.last_accepted, "one message overtook another"
+                    self.last_accepted = command.message.event_id
                     self.answers[command.message.connection_id].append(command)
                 case RefuseRequest():
                     assert self.submissions[command.connection_id].request_id == command.request_id

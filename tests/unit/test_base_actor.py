@@ -86,10 +86,10 @@ class Keeper(BaseActor):
 
 
 def play(actor_class: type[BaseActor], *messages: object) -> list[Any]:
-    """What an actor notes of messages, which came in one go."""
+    """What an actor notes of messages, which came in one go; not of the system's end."""
     notes: list[Any] = []
 
-    async def main() -> None:
+    async def main() -> list[Any]:
         system: ActorSystem = start_actor_system(asyncio.get_running_loop())
         address = system.createActor(actor_class)
         system.tell(address, BeginWork(notes))
@@ -102,10 +102,11 @@ def play(actor_class: type[BaseActor], *messages: object) -> list[Any]:
             system.tell(witness, DoWork("done"))
             await wait_until(lambda: last)
             last.clear()
+        noted = list(notes)
         system.shutdown()
+        return noted
 
-    run_jumping(main)
-    return notes
+    return run_jumping(main)
 
 
 def test_messages_go_to_the_handler_of_their_class() -> None:

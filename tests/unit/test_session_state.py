@@ -410,6 +410,17 @@ def test_burst_to_an_idle_session_fills_its_queue() -> None:
     assert [play.codes(message) for message in messages] == [["accepted"], ["accepted"], ["accepted"], ["busy"]]
 
 
+def test_messages_during_claim_find_the_queue_as_stored() -> None:
+    play = start_running(queue_limit=2)
+    play.say("two")
+    play.commit()
+    play.begin_anew()
+    messages = [play.say(str(number)) for number in range(3)]
+    play.grant_claim()
+    play.commit_all()
+    assert [play.codes(message) for message in messages] == [["accepted"], ["busy"], ["busy"]]
+
+
 def test_busy_refusal_may_be_tried_again() -> None:
     play = start_running(queue_limit=1)
     play.say("two")
@@ -871,6 +882,22 @@ def test_write_whose_answer_was_lost_is_recognised() -> None:
     play.commit(times=2)
     assert play.shown == [("token", "a"), ("message", "a")]
     assert play.state.is_idle
+
+
+def test_owner_that_lost_a_race_for_an_attempt_is_fenced() -> None:
+    play = start_running()
+    play.stream("lost")
+    play.commit()
+    crash(play)
+    other = SessionPlay(beside=play)
+    other.grant_claim()
+    assert [frame["type"] for frame in frames_of(in_flight(play))] == ["restarted"]
+    assert frames_of(in_flight(play)) == frames_of(in_flight(other))
+    other.commit()
+    other.stream("new")
+    other.commit()
+    assert isinstance(play.commit(), WriteFenced)
+    assert play.agent is None
 
 
 # The end of an actor
