@@ -1,15 +1,15 @@
 """What a session's actor knows. `session_steps` decides by it, `session_write` makes its writes.
 
-    claiming ──SessionClaimed──> idle <───────── committed ─────────┐        any ──fenced, refused,──> left
-                                  │ message                         │              halted, failed
-                                  v                finished,        │
-                               storing              failed,         │
-                                  │ committed      cancelled        │
-                                  v                    │            │
-                              answering ───────────────┴────────> ending ──committed──> answering (the next turn)
-                        token │     ^ committed        ^
-                              v     │                  │
-                             streaming ────────────────┘
+    claiming ──claimed──> idle ──message──> storing ──committed──> answering ──token──> streaming
+                           ^                                       ^  │    ^               │  │
+                           │                       next turn begun │  │    └───committed───┘  │
+                           │                                       │  v                       │
+                           └────── committed, nothing waits ────── ending <─ finished, failed, cancelled
+
+    any ──fenced, refused, halted, failed──> left
+
+Turns that a former owner left begin at once: claiming goes to storing. `Situation` has the words, `session_reception`
+what each message does in each of them.
 
 A session has one write in flight. What arrives meanwhile waits and goes with the next one: new events, the tokens of
 the running turn (merged into one effect), the turn's outcome, and the start of the next turn. So each write carries the

@@ -98,7 +98,7 @@ def _make_fan_out(compare: bool) -> Benchmark:
 
 def _make_wakeups(compare: bool) -> Benchmark:
     """The simple base looks at each armed wakeup for each message: ten thousand take a minute to arm."""
-    sizes = {LOOP: (100_000, 200_000, 50_000), SIMPLE: (10_000, 50, 20_000)}
+    sizes = {LOOP: (100_000, 200_000, 200_000), SIMPLE: (10_000, 50, 50_000)}
     variants = []
     rows = []
     for system, (armed, waves, waves_without) in _choose_systems(sizes, compare):

@@ -63,9 +63,11 @@ def describe_limits(report: Report) -> str:
 
 
 def format_figure(figure: float) -> str:
-    """Return a figure with as many digits as it deserves: about three."""
+    """Return a figure with about three digits."""
     if figure == 0 or abs(figure) >= 100:
         return f"{figure:,.0f}"
+    if abs(figure) < 0.1:
+        return f"{figure:.2g}"
     return f"{figure:.1f}" if abs(figure) >= 10 else f"{figure:.2f}"
 
 

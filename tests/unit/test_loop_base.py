@@ -1,7 +1,6 @@
 """The engine of LoopSystemBase: order, bounded slices, and a cost that does not grow."""
 
 import asyncio
-import gc
 import logging
 import sys
 from typing import Any
@@ -306,8 +305,7 @@ def test_two_loops_at_rest_serve_one_thread() -> None:
 
 
 def test_own_loop_is_closed_by_the_shutdown() -> None:
-    before = {each for each in gc.get_objects() if isinstance(each, asyncio.BaseEventLoop)}
     system = LoopActorSystem()
-    (loop,) = {each for each in gc.get_objects() if isinstance(each, asyncio.BaseEventLoop)} - before
+    loop: asyncio.AbstractEventLoop = system._systemBase._loop
     system.shutdown()
     assert loop.is_closed()
