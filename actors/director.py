@@ -49,6 +49,9 @@ ORPHANS_PER_POLL: Final = 100
 PASSIVATION_PAUSE_S: Final = 0.01
 """At least so long between two looks for idle sessions that may leave: those that expire together leave together."""
 
+NO_ROOM_PAUSE_S: Final = 1.0
+"""When to try again to start a failed session, if all that there is room for are busy."""
+
 
 class _Alarm(Enum):
     """Payload of a wakeup that concerns all sessions."""
@@ -241,12 +244,14 @@ class SessionDirector(BaseActor):
 
     def _restart(self, session_key: str) -> None:
         """Start an actor for what the failed one left in storage, and hand it what came meanwhile."""
-        recovery = self._recoveries.get(session_key)
-        if self._halted or recovery is None or self._is_resting(session_key):
+        if self._halted or self._is_resting(session_key):
             return
-        waiting, recovery.waiting = recovery.waiting, []
-        if self._live.get(session_key) is None:
-            self._create(session_key)  # without room, the messages below are refused, and the poll finds the rest
+        recovery = self._recoveries.get(session_key)
+        waiting: list[SubmitUserMessage | SubmitCancel] = []
+        if recovery is not None:
+            waiting, recovery.waiting = recovery.waiting, []
+        if self._live.get(session_key) is None and self._create(session_key) is None:
+            self.wakeupAfter(NO_ROOM_PAUSE_S, _Restart(session_key))  # this node owns it: nobody else will
         for message in waiting:
             self._forward(message)
 

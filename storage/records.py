@@ -85,7 +85,7 @@ class EffectRecord:
     Attributes:
         id: Chosen by whoever makes the record.
         seq: 1..n within the session, without a gap: the order in which clients see effects.
-        dedupe_key: Names what this effect is the result of: session, event, attempt, index within the turn.
+        dedupe_key: Names what this effect is the result of: session, epoch, event, attempt, index within the turn.
         checkpoint_id: The checkpoint committed together with this effect; None if its turn left none (yet).
     """
 

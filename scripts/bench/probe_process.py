@@ -69,14 +69,15 @@ class ProbeProcess:
         # Not forked: a copy of this process would have its memory, its threads and its garbage.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve_samples, args=(self._probe, self._arguments, theirs))
+        process = context.Process(target=serve_samples, args=(self._probe, self._arguments, theirs))
         # Ctrl-C reaches all processes of a terminal. While it is held back here, the child is born with it held back.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._process.start()
+            process.start()
+            self._process = process
+            theirs.close()  # or the pipe would not break when the child dies
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        theirs.close()  # or the pipe would not break when the child dies
 
     def close(self) -> None:
         """End the process, if there is one."""

@@ -94,13 +94,9 @@ def test_table_shows_figure_range_target_and_verdict() -> None:
         )
     )
 
-    lines = {line.split()[1]: line.split() for line in text.splitlines() if line.startswith("│")}
-    assert (
-        lines["ping-pong"][-11:]
-        == ["│", "249,000", "│", "251,000", "│", "messages/s", "│", ">=", "200,000", "│", "yes", "│"][-11:]
-    )
-    assert "250,000" in lines["ping-pong"]
-    assert lines["flood"][-2:] == ["no", "│"]
+    lines = {line.split()[1]: " ".join(line.split()) for line in text.splitlines() if line.startswith("│")}
+    assert lines["ping-pong"].endswith("│ 250,000 │ 249,000 │ 251,000 │ messages/s │ >= 200,000 │ yes │")
+    assert lines["flood"].endswith("│ <= 20 │ no │")
 
 
 def test_table_names_the_limits_of_its_figures() -> None:
@@ -130,8 +126,8 @@ def test_quick_table_says_that_it_judges_nothing() -> None:
         (99.94, "99.9"),
         (10.0, "10.0"),
         (4.126, "4.13"),
+        (0.00065, "0.00065"),
         (0, "0"),
-        (-2, "-2.00"),
     ],
 )
 def test_figure_has_about_three_digits(figure: float, text: str) -> None:

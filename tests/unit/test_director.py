@@ -424,6 +424,29 @@ def test_messages_of_the_pause_are_answered_in_order() -> None:
 
 
 @pytest.mark.usefixtures("error_logs")
+def test_failed_session_without_room_is_started_later() -> None:
+    async def scene(stage: Stage) -> None:
+        stage.say("ann")
+        await stage.settle()
+        stage.storage.hold.add("ann:echo:t")
+        stage.say("ann")
+        await stage.settle()
+        stage.storage.broken.add("ann:echo:t")
+        stage.storage.let_go()  # the event is stored, and then the session fails
+        stage.storage.hold.add("bob:echo:t")
+        await stage.settle()
+        stage.say("bob")
+        stage.storage.broken.clear()
+        await asyncio.sleep(200)
+        assert stage.storage.count_ends("ann:echo:t") == {1: 1}
+        stage.storage.let_go()
+        await asyncio.sleep(5)
+        assert stage.storage.count_ends("ann:echo:t") == {1: 1, 2: 1}
+
+    play(scene, session_max_live=1)
+
+
+@pytest.mark.usefixtures("error_logs")
 def test_session_that_cannot_be_made_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     made = SessionActor.__init__
 
