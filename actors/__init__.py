@@ -14,7 +14,7 @@ A session actor's life (`session_state` and `session_steps` have the details of 
                                v                   exited ──> made anew, if the session is still this node's,
                             exited                            after 0.1 s, 0.2 s, ...; at the fifth failure: 30 s
 
-The actors run on `loop_base.LoopSystemBase`, a Thespian system base:
+The actors run on `loop_base.LoopSystemBase`, a Thespian system base; `loop_system.LoopActorSystem` makes one:
 
     loop_base ──> loop_mail (the queue and its slices)    loop_cell (an actor's address and cell)
               ──> loop_driver (a loop at rest)            loop_requester (ask, listen)

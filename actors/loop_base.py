@@ -11,9 +11,10 @@ that of an actor's children, nor on that of armed wakeups.
     ask, listen <── requester's mail <── what actors send outside
 
 **How to create one.** Thespian finds its own bases by name below `thespian.system`. A base from elsewhere is made by a
-subclass of `ActorSystem`, here `LoopActorSystem`, which overrides the one hook that makes it (`_startupActorSys`);
-each such system is independent of all others of the process. `LoopSystemBase(system, logDefs)` is also what Thespian
-calls for one that it finds by name: a module below `thespian.system` with `ActorSystemBase = LoopSystemBase` would do.
+subclass of `ActorSystem`, here `loop_system.LoopActorSystem`: it overrides the one hook that makes the base
+(`_startupActorSys`), and each such system is independent of all others of the process. `LoopSystemBase(system,
+logDefs)` is also what Thespian calls for one that it finds by name: a module below `thespian.system` with
+`ActorSystemBase = LoopSystemBase` would do.
 
 **Who runs the loop.**
 
@@ -497,53 +498,3 @@ class _SystemActor(Actor):  # type: ignore[misc]
 
 INTERNAL: Final = (_SystemActor, BadActor, Requester)
 """What is registered for the system's own use. It never exits."""
-
-
-class LoopActorSystem(ActorSystem):  # type: ignore[misc]
-    """An ActorSystem on a `LoopSystemBase`, independent of every other one of the process.
-
-    Args:
-        loop: The event loop that runs all handlers; None for one of its own. See the module's docstring.
-        capabilities: Of the system, beside those that the base adds.
-        logDefs: For `logging.config.dictConfig`; False leaves logging as it is.
-        slow_handler_ms: A handler that holds the loop for longer is logged; 0 logs none.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        capabilities: dict[str, Any] | None = None,
-        logDefs: Any = False,
-        slow_handler_ms: float = DEFAULT_SLOW_HANDLER_MS,
-    ) -> None:
-        self._loop = loop
-        self._slow_handler_ms = slow_handler_ms
-        super().__init__(capabilities=capabilities, logDefs=logDefs, transientUnique=True)
-
-    def _startupActorSys(
-        self,
-        _currentSystemBase: object,
-        _systemBase: object,
-        capabilities: dict[str, Any] | None,
-        logDefs: Any,
-    ) -> LoopSystemBase:
-        """Make the base. The one place where an ActorSystem does so."""
-        self.systemAddress = ActorAddress("/ActorSys")
-        self.capabilities = {} if capabilities is None else capabilities
-        self._systemBase = LoopSystemBase(self, logDefs, loop=self._loop, slow_handler_ms=self._slow_handler_ms)
-        return self._systemBase
-
-    def shutdown(self) -> None:
-        """End all actors. What is told later, by tasks and threads that still have something to say, is dropped."""
-        self._systemBase.shutdown()
-
-
-def start_actor_system(
-    loop: asyncio.AbstractEventLoop, *, slow_handler_ms: float = DEFAULT_SLOW_HANDLER_MS
-) -> LoopActorSystem:
-    """Return an actor system that runs on `loop`."""
-    return LoopActorSystem(loop, slow_handler_ms=slow_handler_ms)
-
-
-__all__ = ["ActorAddress", "LoopActorSystem", "LoopSystemBase", "start_actor_system"]

@@ -18,7 +18,7 @@ from typing import TypeVar
 from actors.agents.registry import AgentRegistry
 from actors.delivery import DeliveryActor
 from actors.director import SessionDirector
-from actors.loop_base import ActorAddress, LoopActorSystem
+from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import (
     AttachConnection,
     DetachConnection,

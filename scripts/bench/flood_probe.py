@@ -7,7 +7,7 @@ from contextlib import closing
 from enum import StrEnum
 from typing import Final
 
-from actors.loop_base import ActorAddress
+from actors.loop_system import ActorAddress
 from scripts.bench.benchmark import Sample
 from scripts.bench.loop_system import LoopSystem
 from scripts.bench.measurement import find_percentile

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from actors.loop_base import ActorAddress
+from actors.loop_system import ActorAddress
 from storage.outbox_store import OutboxStore
 from storage.records import (
     EffectsDelivery,

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from actors.loop_base import ActorAddress, start_actor_system
+from actors.loop_system import ActorAddress, LoopActorSystem
 from scripts.bench.systems import WORK_TIMEOUT_S, Work, WorkLost
 from scripts.bench.thespian_actors import Announcer, Caller, Parent
 
@@ -18,7 +18,7 @@ class LoopSystem:
 
     def __init__(self) -> None:
         self._runner = asyncio.Runner()
-        self.actors = start_actor_system(self._runner.get_loop(), slow_handler_ms=0)  # slow ones are our own
+        self.actors = LoopActorSystem(self._runner.get_loop(), slow_handler_ms=0)  # slow ones are our own
         self._done: asyncio.Future[float] | None = None
         self._announcer = self.actors.createActor(Announcer)
         self.actors.tell(self._announcer, self._announce)

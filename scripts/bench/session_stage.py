@@ -10,7 +10,7 @@ from actors.agents.protocol import Agent
 from actors.agents.registry import AgentRegistry
 from actors.delivery import DeliveryActor
 from actors.director import SessionDirector
-from actors.loop_base import ActorAddress, start_actor_system
+from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import StartDelivery, StartDirector, SubmitUserMessage
 from actors.services import ActorSettings, ReadsPort, Services, WriterPort
 from storage.records import OutboxEffect
@@ -55,7 +55,7 @@ class SessionStage:
         make_writer: Callable[[Tell], WriterPort],
         make_reads: Callable[[Tell], ReadsPort],
     ) -> None:
-        self._system = start_actor_system(asyncio.get_running_loop())
+        self._system = LoopActorSystem(asyncio.get_running_loop())
         tell: Tell = self._system.tell
         services = Services(
             node_id=node_id,

@@ -15,7 +15,8 @@ import pytest
 import thespian.test
 from thespian.actors import ActorSystem
 
-from actors.loop_base import LoopActorSystem, LoopSystemBase
+from actors.loop_base import LoopSystemBase
+from actors.loop_system import LoopActorSystem
 from tests.conformance.exclusions import EXCLUSIONS, SLOW
 
 SUITE_DIR = Path(thespian.test.__file__).parent

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from thespian.actors import Actor, ActorAddress, ActorSystem, ActorSystemMessage, DeadEnvelope
 
-from actors.loop_base import LoopActorSystem, start_actor_system
+from actors.loop_system import LoopActorSystem
 from tests.unit.clock_model import JumpingLoop, run_jumping, wait_until
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         if self.system is None:
-            self.system = start_actor_system(self.loop)
+            self.system = LoopActorSystem(self.loop)
 
     def add(self, handle: Handler | None = None, **options: Any) -> ActorAddress:
         """Make a Player; without a handler it notes what it hears."""

@@ -7,7 +7,7 @@ import pytest
 from thespian.actors import ActorAddress, ActorExitRequest, ActorSystem, ChildActorExited
 
 from actors.base import BaseActor
-from actors.loop_base import start_actor_system
+from actors.loop_system import LoopActorSystem
 from tests.unit.clock_model import run_jumping, wait_until
 
 
@@ -90,7 +90,7 @@ def play(actor_class: type[BaseActor], *messages: object) -> list[Any]:
     notes: list[Any] = []
 
     async def main() -> list[Any]:
-        system: ActorSystem = start_actor_system(asyncio.get_running_loop())
+        system: ActorSystem = LoopActorSystem(asyncio.get_running_loop())
         address = system.createActor(actor_class)
         system.tell(address, BeginWork(notes))
         for message in messages:

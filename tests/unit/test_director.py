@@ -14,7 +14,7 @@ from actors.agents.protocol import Final, Token, Turn
 from actors.agents.registry import AgentRegistry
 from actors.base import BaseActor
 from actors.director import SessionDirector
-from actors.loop_base import ActorAddress, LoopActorSystem
+from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import (
     DrainSessions,
     HaltSessions,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from thespian.actors import ActorAddress, ActorExitRequest
 
-from actors.loop_base import LoopActorSystem
+from actors.loop_system import LoopActorSystem
 from tests.unit.clock_model import wait_until
 from tests.unit.loop_stage import Player, Stage, StillClock, on_loop, stage_at_rest
 

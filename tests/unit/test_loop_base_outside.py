@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from thespian.actors import ActorAddress, ActorSystem, WakeupMessage
 
-from actors.loop_base import LoopActorSystem
+from actors.loop_system import LoopActorSystem
 from tests.unit.loop_stage import (
     Echo,
     Flood,

@@ -12,7 +12,7 @@ import pytest
 from thespian.actors import Actor, ActorAddress, ActorExitRequest, ActorSystemFailure, ChildActorExited, WakeupMessage
 
 from actors import loop_base
-from actors.loop_base import LoopActorSystem
+from actors.loop_system import LoopActorSystem
 from tests.unit.loop_stage import (
     Echo,
     Flood,
