@@ -1,0 +1,51 @@
+"""LoopActorSystem: Thespian's ActorSystem on a LoopSystemBase."""
+
+import asyncio
+from typing import Any
+
+from thespian.actors import ActorAddress, ActorSystem
+
+from actors.loop_base import DEFAULT_SLOW_HANDLER_MS, LoopSystemBase
+
+
+class LoopActorSystem(ActorSystem):  # type: ignore[misc]
+    """An ActorSystem on a `LoopSystemBase`, independent of every other one of the process.
+
+    Args:
+        loop: The event loop that runs all handlers; None for one of its own. See the module's docstring.
+        capabilities: Of the system, beside those that the base adds.
+        logDefs: For `logging.config.dictConfig`; False leaves logging as it is.
+        slow_handler_ms: A handler that holds the loop for longer is logged; 0 logs none.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        capabilities: dict[str, Any] | None = None,
+        logDefs: Any = False,
+        slow_handler_ms: float = DEFAULT_SLOW_HANDLER_MS,
+    ) -> None:
+        self._loop = loop
+        self._slow_handler_ms = slow_handler_ms
+        super().__init__(capabilities=capabilities, logDefs=logDefs, transientUnique=True)
+
+    def _startupActorSys(
+        self,
+        _currentSystemBase: object,
+        _systemBase: object,
+        capabilities: dict[str, Any] | None,
+        logDefs: Any,
+    ) -> LoopSystemBase:
+        """Make the base. The one place where an ActorSystem does so."""
+        self.systemAddress = ActorAddress("/ActorSys")
+        self.capabilities = {} if capabilities is None else capabilities
+        self._systemBase = LoopSystemBase(self, logDefs, loop=self._loop, slow_handler_ms=self._slow_handler_ms)
+        return self._systemBase
+
+    def shutdown(self) -> None:
+        """End all actors. What is told later, by tasks and threads that still have something to say, is dropped."""
+        self._systemBase.shutdown()
+
+
+__all__ = ["ActorAddress", "LoopActorSystem"]
