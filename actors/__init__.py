@@ -4,7 +4,7 @@
      ^                               │ creates          │    ^                        │
      │                               │ lets leave       │    └──── WriteCommitted ────┘
      │                               v                  │EffectsCommitted
-     └──frames── DeliveryActor <─────┴──────────────────┘    agent's task ──TokenProduced──> SessionActor
+     └──frames── DeliveryActor <─────┴──────────────────┘    agent's task ──TokensProduced──> SessionActor
 
 A session actor's life (`session_state` and `session_steps` have the details of a turn):
 

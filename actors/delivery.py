@@ -217,7 +217,7 @@ class DeliveryActor(BaseActor):
         for command in commands:
             match command:
                 case SendEffects():
-                    self._services.sink.send_effects(command.connection_id, session_key, command.effects)
+                    self._services.sink.send_effects(command.connection_ids, session_key, command.effects)
                 case ReadOutbox():
                     self._read_page(_Page(command.connection_id, session_key, command.after))
                 case ReportDelivery():

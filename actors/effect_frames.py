@@ -61,20 +61,28 @@ def describe_usage(usage: TokenUsage) -> dict[str, int]:
     }
 
 
-def digest_effect(session_key: str, event_seq: int, attempt: int, index: int) -> UUID:
-    """Return what names an effect: its id, and in hexadecimal its `dedupe_key`.
+def digest_attempt(session_key: str, epoch: int, event_seq: int, attempt: int) -> str:
+    """Return what names an attempt at a turn: 24 hexadecimal digits.
 
-    Hashed from where it comes from and not from what it says: two equal tokens of a turn are two effects.
+    With the epoch, since two owners may begin the same attempt. Storage takes a write whose keys it has for one that it
+    carried out before: the fenced owner would go on, and show its own words where the other's are stored.
     """
-    return _digest(f"{session_key}\n{event_seq}\n{attempt}\n{index}")
+    source = f"{session_key}\n{epoch}\n{event_seq}\n{attempt}"
+    return blake2b(source.encode(), digest_size=12).hexdigest()
+
+
+def make_dedupe_key(attempt_digest: str, index: int) -> str:
+    """Return the key of an attempt's effect: 32 hexadecimal digits.
+
+    By where it comes from and not by what it says: two equal tokens of a turn are two effects. An attempt's keys are
+    neighbours, so that its rows go to one page of an index.
+    """
+    return f"{attempt_digest}{index:08x}"
 
 
 def digest_checkpoint(session_key: str, event_seq: int, attempt: int) -> UUID:
     """Return the id of the checkpoint that an attempt leaves."""
-    return _digest(f"{session_key}\n{event_seq}\n{attempt}\ncheckpoint")
-
-
-def _digest(source: str) -> UUID:
+    source = f"{session_key}\n{event_seq}\n{attempt}\ncheckpoint"
     return UUID(bytes=blake2b(source.encode(), digest_size=16).digest())
 
 

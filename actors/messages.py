@@ -186,11 +186,16 @@ class HaltSessions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenProduced:
-    """The agent's task -> SessionActor. `run` tells one run from an earlier one."""
+class TokensProduced:
+    """The agent's task -> SessionActor.
+
+    Attributes:
+        run: Tells one run from an earlier one.
+        texts: One token, or several that the agent gave without waiting; none of them is empty.
+    """
 
     run: int
-    text: str
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,10 @@ connections have taken is reported as completed once, by the first that takes it
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from storage.records import EffectsDelivery, EffectStatus, OutboxEffect
 
@@ -29,8 +31,7 @@ BUFFERED_EFFECTS: Final = 256
 """Committed effects that are kept for a subscriber during its read, so that it is live right after."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscriber:
+class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
     """A connection's place in a session.
 
     Attributes:
@@ -54,8 +55,7 @@ class Subscriber:
     polled_head: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A session's delivery.
 
     Attributes:
@@ -66,30 +66,27 @@ class Route:
     session_key: str
     head: int = 0
     completed: int = 0
-    subscribers: Mapping[str, Subscriber] = field(default_factory=dict)
+    subscribers: Mapping[str, Subscriber] = msgspec.field(default_factory=dict)
 
 
 # Commands
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendEffects:
-    """Hand these to the connection."""
+class SendEffects(msgspec.Struct, frozen=True, kw_only=True):
+    """Hand these to the connections."""
 
-    connection_id: str
+    connection_ids: tuple[str, ...]
     effects: tuple[OutboxEffect, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadOutbox:
+class ReadOutbox(msgspec.Struct, frozen=True, kw_only=True):
     """Read the session's effects above `after` for this connection."""
 
     connection_id: str
     after: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportDelivery:
+class ReportDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """Hand this to the storage writer."""
 
     delivery: EffectsDelivery
@@ -149,7 +146,7 @@ def commit(route: Route, effects: tuple[OutboxEffect, ...]) -> Step:
         subscribers[connection_id], more = _offer(connection_id, subscriber, effects)
         commands += more
     head = max(route.head, effects[-1].seq) if effects else route.head
-    return replace(route, head=head, subscribers=subscribers), commands
+    return replace(route, head=head, subscribers=subscribers), _join_sends(commands, effects)
 
 
 def serve_page(route: Route, connection_id: str, effects: Sequence[OutboxEffect], *, complete: bool) -> Step:
@@ -258,10 +255,24 @@ def _send(
 ) -> tuple[Subscriber, list[Command]]:
     untaken_bytes = subscriber.untaken_bytes + sum(measure_effect(effect) for effect in effects)
     subscriber = replace(subscriber, cursor=effects[-1].seq, untaken_bytes=untaken_bytes)
-    return subscriber, [SendEffects(connection_id=connection_id, effects=effects)]
+    return subscriber, [SendEffects(connection_ids=(connection_id,), effects=effects)]
+
+
+def _join_sends(commands: list[Command], effects: tuple[OutboxEffect, ...]) -> list[Command]:
+    """Make one command of those that send all of `effects`, which then are encoded once."""
+    receivers: list[str] = []
+    rest: list[Command] = []
+    for command in commands:
+        if isinstance(command, SendEffects) and command.effects is effects:
+            receivers += command.connection_ids
+        else:
+            rest.append(command)
+    return [SendEffects(connection_ids=tuple(receivers), effects=effects), *rest] if receivers else rest
 
 
 def _after(effects: Sequence[OutboxEffect], cursor: int) -> tuple[OutboxEffect, ...]:
+    if effects and effects[0].seq > cursor:
+        return tuple(effects)  # a tuple stays the same one
     return tuple(effect for effect in effects if effect.seq > cursor)
 
 

@@ -1,11 +1,12 @@
 """What actors are given: the world outside, as narrow protocols. It arrives in an actor's first message."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from thespian.actors import ActorAddress
 
+from actors.agent_slices import AgentSlices
 from actors.agents.registry import AgentRegistry
 from storage.outbox_store import OutboxStore
 from storage.records import EffectsDelivery, OutboxEffect, SessionClaim, SessionWrite
@@ -52,8 +53,8 @@ class ReadsPort(Protocol):
 class FrameSink(Protocol):
     """The connections. A connection that is gone is passed over in silence."""
 
-    def send_effects(self, connection_id: str, session_key: str, effects: Sequence[OutboxEffect]) -> None:
-        """Queue effects for a connection; a `FramesTaken` follows once its socket took them."""
+    def send_effects(self, connection_ids: Sequence[str], session_key: str, effects: Sequence[OutboxEffect]) -> None:
+        """Queue effects for connections; a `FramesTaken` follows from each once its socket took them."""
 
     def send_notice(self, connection_id: str, frame: Mapping[str, Any]) -> None:
         """Queue a frame that is not stored."""
@@ -90,6 +91,7 @@ class Services:
         node_id: This server process, fresh at each start.
         clock: Monotonic seconds.
         tell: Hands a message to an actor, from the loop's thread or any other.
+        agent_slices: Shares the loop's time among agents that never wait.
     """
 
     node_id: str
@@ -100,3 +102,4 @@ class Services:
     settings: ActorSettings
     clock: Callable[[], float]
     tell: Callable[[ActorAddress, object], None]
+    agent_slices: AgentSlices = field(default_factory=AgentSlices)

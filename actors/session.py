@@ -21,7 +21,7 @@ from actors.messages import (
     StartSession,
     SubmitCancel,
     SubmitUserMessage,
-    TokenProduced,
+    TokensProduced,
 )
 from actors.session_commands import (
     Accepted,
@@ -112,7 +112,7 @@ class SessionActor(BaseActor):
         """The database refused a write for good."""
         self._take(message)
 
-    def receiveMsg_TokenProduced(self, message: TokenProduced, _sender: ActorAddress) -> None:
+    def receiveMsg_TokensProduced(self, message: TokensProduced, _sender: ActorAddress) -> None:
         """The agent said something."""
         self._take(message)
 
@@ -228,6 +228,7 @@ class SessionActor(BaseActor):
             make_turn,
             run=turn.run,
             timeout_s=services.settings.turn_timeout_s,
+            slices=services.agent_slices,
             post=lambda message: services.tell(address, message),
         )
 

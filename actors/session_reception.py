@@ -14,7 +14,7 @@ from actors.messages import (
     ConfirmClaim,
     SubmitCancel,
     SubmitUserMessage,
-    TokenProduced,
+    TokensProduced,
 )
 from actors.session_state import Situation
 from storage.records import SessionClaimed, WriteCommitted, WriteDuplicated, WriteFenced, WriteRefused
@@ -55,7 +55,7 @@ _ROWS: Final[Mapping[type, tuple[Reception, ...]]] = {
     WriteFenced:       (_TAKEN,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
     WriteRefused:      (_TAKEN,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
     # What an agent said before it heard that it was stopped may come long after.
-    TokenProduced:     (_UNEXP,   _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
+    TokensProduced:     (_UNEXP,   _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
     AgentFinished:     (_UNEXP,   _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
     AgentFailed:       (_UNEXP,   _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
 }

@@ -1,7 +1,8 @@
 """What a session does with its clients' messages: lets them wait for a write, and answers them. Pure."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.session_commands import Accepted, Command, RefuseRequest

@@ -6,7 +6,7 @@ say is in `session_requests`, what the agent says in `session_turn`, what storag
 Times are seconds on the caller's monotonic clock. Nothing here reads a clock, a random number or an environment.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from actors.messages import (
     AgentFailed,
@@ -14,14 +14,14 @@ from actors.messages import (
     ConfirmClaim,
     SubmitCancel,
     SubmitUserMessage,
-    TokenProduced,
+    TokensProduced,
 )
 from actors.session_commands import Command, Leave, StopAgent, Unexpected
 from actors.session_reception import RECEPTIONS, Reception
 from actors.session_requests import refuse, take_cancel, take_user_message
 from actors.session_state import Phase, SessionState
 from actors.session_storage import begin_session, take_commit, take_duplicates
-from actors.session_turn import conclude_agent, take_token
+from actors.session_turn import conclude_agent, take_tokens
 from actors.session_write import compose_confirmation, compose_write
 from storage.records import (
     SessionClaimed,
@@ -40,7 +40,7 @@ Message = (
     | WriteDuplicated
     | WriteFenced
     | WriteRefused
-    | TokenProduced
+    | TokensProduced
     | AgentFinished
     | AgentFailed
 )
@@ -90,7 +90,7 @@ def _take(state: SessionState, message: Message, now_s: float) -> Step:
             return _leave(state, restart=True, reason=message.reason)
         case WriteCommitted() | WriteDuplicated():
             return _take_outcome(state, message)
-        case TokenProduced() | AgentFinished() | AgentFailed():
+        case TokensProduced() | AgentFinished() | AgentFailed():
             return _take_agent(state, message)
 
 
@@ -103,14 +103,14 @@ def _take_outcome(state: SessionState, message: WriteCommitted | WriteDuplicated
     return take_duplicates(state, flight, message)
 
 
-def _take_agent(state: SessionState, message: TokenProduced | AgentFinished | AgentFailed) -> Step:
+def _take_agent(state: SessionState, message: TokensProduced | AgentFinished | AgentFailed) -> Step:
     turn = state.turn
     if turn is None or message.run > turn.run:
         return _report(state, message)
     if message.run < turn.run:
         return state, []
-    if isinstance(message, TokenProduced):
-        return take_token(state, turn, message)
+    if isinstance(message, TokensProduced):
+        return take_tokens(state, turn, message)
     return conclude_agent(state, turn, message)
 
 

@@ -1,7 +1,8 @@
 """What a session does with storage's answers to its claim and its writes. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.session_commands import Command, Publish, RunAgent, TurnConcluded
@@ -130,8 +131,9 @@ def take_duplicates(
 def _put_back(before: RunningTurn, now: RunningTurn) -> RunningTurn:
     """Return the turn as it was before the write, with what its agent has said since."""
     waiting, chars = before.waiting, before.waiting_chars
-    for text in now.waiting or ():
-        waiting, chars = Tokens(text, waiting), chars + len(text)
+    if now.waiting is not None:
+        texts = tuple(now.waiting)
+        waiting, chars = Tokens(texts, waiting), chars + sum(map(len, texts))
     return replace(
         before,
         waiting=waiting,

@@ -1,9 +1,10 @@
 """What a session does with the words of the agent that is at work: gathers tokens, and notes the outcome. Pure."""
 
-from dataclasses import replace
 from typing import Final
 
-from actors.messages import AgentFailed, AgentFinished, TokenProduced
+from msgspec.structs import replace
+
+from actors.messages import AgentFailed, AgentFinished, TokensProduced
 from actors.session_commands import Command, HoldAgent, StopAgent
 from actors.session_state import Outcome, RunningTurn, SessionState, Tokens, fail_turn
 from storage.records import TurnStatus
@@ -15,14 +16,14 @@ HOLD_CHARS: Final = 64 * 1024
 """With this much text waiting for a write, an agent that is faster than the database is paused."""
 
 
-def take_token(state: SessionState, turn: RunningTurn, message: TokenProduced) -> tuple[SessionState, list[Command]]:
-    """Let a token wait for the next write; pause an agent that is far ahead, stop one that does not end."""
+def take_tokens(state: SessionState, turn: RunningTurn, message: TokensProduced) -> tuple[SessionState, list[Command]]:
+    """Let tokens wait for the next write; pause an agent that is far ahead, stop one that does not end."""
     commands: list[Command] = []
     turn = replace(
         turn,
-        waiting=Tokens(message.text, turn.waiting),
-        waiting_chars=turn.waiting_chars + len(message.text),
-        token_count=turn.token_count + 1,
+        waiting=Tokens(message.texts, turn.waiting),
+        waiting_chars=turn.waiting_chars + sum(map(len, message.texts)),
+        token_count=turn.token_count + len(message.texts),
     )
     if len(turn.answer) + turn.waiting_chars > MAX_ANSWER_CHARS:
         outcome = fail_turn("agent_error", "the agent's answer is too long", f"over {MAX_ANSWER_CHARS} characters")

@@ -4,17 +4,21 @@ New events, the tokens of the running turn, its outcome, and the start of the ne
 from one consistent state to the next.
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from actors.agents.protocol import TokenUsage
 from actors.effect_frames import (
     Frame,
     describe_usage,
+    digest_attempt,
     digest_checkpoint,
-    digest_effect,
     make_cancelled,
+    make_dedupe_key,
     make_error,
     make_message,
     make_restarted,
@@ -56,23 +60,26 @@ class _Draft:
     checkpoint: CheckpointRecord | None = None
     commands: list[Command] = field(default_factory=list)
 
-    def add_effect(self, turn: RunningTurn, frame: Frame, *, checkpoint_id: UUID | None = None) -> RunningTurn:
-        """Append an effect of `turn`; returns the turn with it counted."""
-        # With the epoch, since two owners may begin the same attempt. Storage takes a write whose keys it has for one
-        # that it carried out before: the fenced owner would go on, and show its own words where the other's are stored.
-        source = f"{self.state.session_key}\n{self.state.epoch}"
-        name = digest_effect(source, turn.event_seq, turn.attempt, turn.effect_count)
-        self.effects.append(
-            EffectRecord(
-                id=name,
-                seq=self.state.last_effect_seq + len(self.effects) + 1,
-                type=EffectType.SEND_MESSAGE,
-                payload=frame,
-                dedupe_key=name.hex,
-                checkpoint_id=checkpoint_id,
+    def add_effects(
+        self, turn: RunningTurn, frames: Sequence[Frame], *, checkpoint_id: UUID | None = None
+    ) -> RunningTurn:
+        """Append effects of `turn`; returns the turn with them counted."""
+        state = self.state
+        digest = digest_attempt(state.session_key, state.epoch, turn.event_seq, turn.attempt)
+        seq, index = state.last_effect_seq + len(self.effects), turn.effect_count
+        for frame in frames:
+            seq += 1
+            self.effects.append(
+                EffectRecord(
+                    seq=seq,
+                    type=EffectType.SEND_MESSAGE,
+                    payload=frame,
+                    dedupe_key=make_dedupe_key(digest, index),
+                    checkpoint_id=checkpoint_id,
+                )
             )
-        )
-        return replace(turn, effect_count=turn.effect_count + 1)
+            index += 1
+        return replace(turn, effect_count=index)
 
 
 def compose_write(state: SessionState, now_s: float) -> tuple[SessionState, list[Command]]:
@@ -199,12 +206,15 @@ def _draft_tokens(draft: _Draft, turn: RunningTurn) -> RunningTurn:
     if turn.waiting is None:
         return turn
     tokens = list(turn.waiting)
-    for value in ["".join(tokens)] if draft.state.coalesce_tokens else tokens:
-        frame = make_token(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id, value=value)
-        turn = draft.add_effect(turn, frame)
+    text = "".join(tokens)
+    frames = [
+        make_token(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id, value=value)
+        for value in ([text] if draft.state.coalesce_tokens else tokens)
+    ]
+    turn = draft.add_effects(turn, frames)
     if turn.is_held and turn.is_running:
         draft.commands.append(HoldAgent(run=turn.run, hold=False))
-    return replace(turn, answer=turn.answer + "".join(tokens), waiting=None, waiting_chars=0, is_held=False)
+    return replace(turn, answer=turn.answer + text, waiting=None, waiting_chars=0, is_held=False)
 
 
 def _draft_outcome(draft: _Draft, turn: RunningTurn, outcome: Outcome, now_s: float) -> None:
@@ -229,7 +239,7 @@ def _draft_outcome(draft: _Draft, turn: RunningTurn, outcome: Outcome, now_s: fl
         frame = make_cancelled(**about)
     else:
         frame = make_error(**about, code=outcome.code, message=outcome.message, retryable=outcome.retryable)
-    draft.add_effect(turn, frame, checkpoint_id=checkpoint_id)
+    draft.add_effects(turn, [frame], checkpoint_id=checkpoint_id)
     draft.turn_ends.append(
         TurnEnd(
             event_seq=turn.event_seq,
@@ -261,7 +271,7 @@ def _draft_start(draft: _Draft, waiting: WaitingTurn, run: int) -> RunningTurn:
         return replace(turn, outcome=outcome)
     if waiting.shown:
         frame = make_restarted(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id)
-        turn = draft.add_effect(turn, frame)
+        turn = draft.add_effects(turn, [frame])
     return turn
 
 

@@ -14,15 +14,16 @@ from typing import Any, Final
 
 import msgspec
 
+from actors.agent_slices import AgentSlices
 from actors.agents import protocol
 from actors.agents.protocol import Agent, AgentError, Token, TokenUsage, Turn
 from actors.base import format_place
-from actors.messages import AgentFailed, AgentFinished, TokenProduced
+from actors.messages import AgentFailed, AgentFinished, TokensProduced
 
 log = logging.getLogger(__name__)
 
-YIELD_AFTER_S: Final = 0.002
-"""An agent that answers without ever waiting gives way to the loop after this long."""
+GATHERED_CHARS: Final = 16 * 1024
+"""An agent that never waits gives way once it has said so much: only then is it known to be ahead of the database."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a stopped agent may take to clean up before it is left to itself."""
@@ -50,6 +51,7 @@ class TurnRunner:
         run: Goes into every message, so that the session can tell a stale one.
         timeout_s: How long the agent may take. After that the session hears of it at once, and the agent is
             cancelled; one that resists is left to itself.
+        slices: Shares the loop's time among agents that never wait.
         post: Hands a message to the session's actor.
     """
 
@@ -60,6 +62,7 @@ class TurnRunner:
         *,
         run: int,
         timeout_s: float,
+        slices: AgentSlices,
         post: Callable[[object], None],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -67,6 +70,13 @@ class TurnRunner:
         self._run_number = run
         self._timeout_s = timeout_s
         self._post = post
+        self._loop = loop
+        self._slices = slices
+        self._slice_end_s = 0.0
+        self._in_slice = False
+        self._has_spoken = False  # in this slice
+        self._gathered: list[str] = []
+        self._gathered_chars = 0
         self._cancelled = asyncio.Event()
         self._released = asyncio.Event()
         self._released.set()
@@ -117,8 +127,9 @@ class TurnRunner:
 
     async def _consume(self, stream: AsyncIterator[object]) -> AgentFinished:
         """Post tokens until the agent is through; returns what its Final says, or nothing if it gives none."""
-        resumed_at = time.perf_counter()
         async for item in stream:
+            if not self._in_slice:
+                self._begin_slice()
             if isinstance(item, protocol.Final):
                 checkpoint = check_final(item)
                 return AgentFinished(run=self._run_number, checkpoint=checkpoint, usage=item.usage)
@@ -126,15 +137,44 @@ class TurnRunner:
                 raise ProtocolViolation(f"the agent yielded {type(item).__name__}, not Token or Final")
             check_text(item.text)
             if item.text:
-                self._post(TokenProduced(run=self._run_number, text=item.text))
+                self._say(item.text)
             if not self._released.is_set():
                 await self._released.wait()
             if self._cancelled.is_set():  # by stop(), and the agent goes on all the same
                 raise asyncio.CancelledError
-            if time.perf_counter() - resumed_at >= YIELD_AFTER_S:
+            if self._gathered_chars >= GATHERED_CHARS or time.perf_counter() >= self._slice_end_s:
                 await asyncio.sleep(0)
-                resumed_at = time.perf_counter()
         return AgentFinished(run=self._run_number, checkpoint=None, usage=None)
+
+    def _begin_slice(self) -> None:
+        """The agent goes on after the loop had a turn."""
+        self._in_slice = True
+        self._has_spoken = False
+        self._slice_end_s = self._slices.begin()
+        self._loop.call_soon(self._end_slice)
+
+    def _end_slice(self) -> None:
+        """The loop has its turn: pass on what the agent said meanwhile."""
+        self._in_slice = False
+        self._post_gathered()
+
+    def _say(self, text: str) -> None:
+        """Post a slice's first token at once, and all others together.
+
+        So not each token of an agent that never waits costs a message, and none is later for it: the session's actor
+        hears of nothing before the loop has its turn.
+        """
+        if self._has_spoken:
+            self._gathered.append(text)
+            self._gathered_chars += len(text)
+        else:
+            self._has_spoken = True
+            self._post(TokensProduced(run=self._run_number, texts=(text,)))
+
+    def _post_gathered(self) -> None:
+        if self._gathered:
+            texts, self._gathered, self._gathered_chars = tuple(self._gathered), [], 0
+            self._post(TokensProduced(run=self._run_number, texts=texts))
 
     def _fail(self, code: str, message: str, detail: str, *, retryable: bool = False) -> None:
         self._conclude(
@@ -142,8 +182,9 @@ class TurnRunner:
         )
 
     def _conclude(self, message: AgentFinished | AgentFailed) -> None:
-        """Post the run's last message."""
+        """Post what is left of its tokens, and the run's last message."""
         self._deadline.cancel()
+        self._post_gathered()
         self._post(message)
         self._post = _discard
 

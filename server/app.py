@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from tornado.web import Application, HTTPError, RequestHandler
 
 from server.node import Node
-from server.websocket import HARD_FRAME_BYTES, ChatSocket
+from server.websocket import ChatSocket
+from server.websocket_protocol import HARD_FRAME_BYTES
 
 log = logging.getLogger(__name__)
 

@@ -181,12 +181,12 @@ BARE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 """What the bare dialect shows of each frame, in this order; other kinds it does not know at all."""
 
 
-def encode_bare(frame: Mapping[str, Any]) -> str | None:
-    """Return a stored frame or a notice as the bare dialect has it; None if that has no such frame."""
+def encode_bare(frame: Mapping[str, Any]) -> bytes | None:
+    """Return the UTF-8 text of a stored frame or a notice in the bare dialect; None if that has no such frame."""
     keys = BARE_KEYS.get(frame["type"])
     if keys is None:
         return None
-    return _encoder.encode({key: frame[key] for key in keys if key in frame}).decode()
+    return _encoder.encode({key: frame[key] for key in keys if key in frame})
 
 
 def make_error(error: FrameError) -> dict[str, Any]:

@@ -6,15 +6,15 @@ Nothing is decided here: a frame is checked (`server.frames`), and becomes a mes
 import asyncio
 import logging
 import uuid
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from tornado.ioloop import IOLoop
 from tornado.iostream import StreamClosedError
-from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
+from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from actors.messages import SubmitCancel, SubmitUserMessage
 from server import close_codes
-from server.connections import Connection, SocketClosed
+from server.connections import Connection
 from server.frames import (
     KEY_PART,
     MAX_FRAME_BYTES,
@@ -26,68 +26,13 @@ from server.frames import (
     make_error,
 )
 from server.node import Node
+from server.websocket_protocol import TolerantProtocol
 from storage.records import SessionKey
 
 log = logging.getLogger(__name__)
 
-HARD_FRAME_BYTES: Final = 1024 * 1024
-"""A frame over `MAX_FRAME_BYTES` is read up to here, so that the close code reaches a client that is still sending."""
-
-
 MAX_REASON_BYTES: Final = 123
 """RFC 6455, section 5.5: a control frame's payload is at most 125 bytes, two of which are the code."""
-
-
-LINGER_S: Final = 2.0
-"""How long a client that sends too much may go on sending into the void, before its connection is torn down."""
-
-
-class TolerantProtocol(WebSocketProtocol13):
-    """Tornado's protocol, kinder to clients in two ways.
-
-    Text that is not UTF-8 goes to the handler, which answers it, instead of dropping the connection. And a frame over
-    `HARD_FRAME_BYTES` is answered with 1009 that arrives: tearing the connection down with bytes unread would have
-    the operating system reset it, and the close frame be lost.
-    """
-
-    _is_too_big = False
-    _is_lingering = False
-
-    def close(self, code: int | None = None, reason: str | None = None) -> None:
-        """Begin the closing handshake."""
-        self._is_too_big = self._is_too_big or code == close_codes.TOO_BIG
-        super().close(code, reason)
-
-    def _abort(self) -> None:
-        if self._is_lingering:
-            return
-        if self._is_too_big and not self.stream.closed():
-            self.client_terminated = True
-            self._is_too_big = False
-            self._is_lingering = True
-            IOLoop.current().spawn_callback(self._linger)
-        else:
-            super()._abort()
-
-    async def _linger(self) -> None:
-        """Read and drop what the client still sends, until it closes or the time is over."""
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while True:
-                    await self.stream.read_bytes(HARD_FRAME_BYTES, partial=True)
-        except (StreamClosedError, TimeoutError):
-            pass
-        finally:
-            self._is_lingering = False
-            super()._abort()
-
-    def _handle_message(self, opcode: int, data: bytes) -> Any:
-        if opcode == 0x1 and not self.client_terminated and not self._frame_compressed:
-            handler = self.handler
-            assert isinstance(handler, ChatSocket)
-            self._message_bytes_in += len(data)
-            return self._run_callback(handler.on_text, data)
-        return super()._handle_message(opcode, data)
 
 
 class ChatSocket(WebSocketHandler):
@@ -216,15 +161,10 @@ class ChatSocket(WebSocketHandler):
         if self._connection is not None:
             self._node.detach(self._connection)
 
-    async def write_text(self, text: str) -> None:
-        """Write one frame; returns once the operating system has taken it, without a pause if it does so at once.
-
-        A pause would let a close in between, and the frame, though taken, would be sent again on the next connection.
-        """
-        try:
-            written = self.write_message(text)
-            stream = self.ws_connection.stream if self.ws_connection is not None else None
-            if stream is None or stream.writing():
-                await written
-        except (WebSocketClosedError, StreamClosedError) as error:
-            raise SocketClosed from error
+    def write_texts(self, texts: Sequence[bytes]) -> "asyncio.Future[None] | None":
+        """Write text frames; see `TolerantProtocol.write_texts`."""
+        if self.ws_connection is None:
+            raise StreamClosedError
+        protocol = self.ws_connection
+        assert isinstance(protocol, TolerantProtocol)
+        return protocol.write_texts(texts)

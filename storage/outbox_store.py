@@ -19,9 +19,9 @@ from storage.tables import Effect, Session
 INSERT_EFFECTS = """
 INSERT INTO effects (id, session_key, seq, checkpoint_id, type, payload, dedupe_key, status,
                      attempt_count, created_at, updated_at)
-SELECT id, session_key, seq, checkpoint_id, type, payload::jsonb, dedupe_key, 'pending', 0, %s, %s
-FROM unnest(%s::uuid[], %s::text[], %s::bigint[], %s::uuid[], %s::text[], %s::text[], %s::text[])
-    AS effect (id, session_key, seq, checkpoint_id, type, payload, dedupe_key)
+SELECT dedupe_key::uuid, session_key, seq, checkpoint_id, type, payload::jsonb, dedupe_key, 'pending', 0, %s, %s
+FROM unnest(%s::text[], %s::bigint[], %s::uuid[], %s::text[], %s::text[], %s::text[])
+    AS effect (session_key, seq, checkpoint_id, type, payload, dedupe_key)
 """
 
 # One statement per target status, over ranges: the number of statements does not grow with the number of effects.
@@ -120,7 +120,6 @@ class OutboxStore:
                 (
                     now,
                     now,
-                    [str(effect.id) for _, effect in rows],
                     [session_key for session_key, _ in rows],
                     [effect.seq for _, effect in rows],
                     [None if effect.checkpoint_id is None else str(effect.checkpoint_id) for _, effect in rows],

@@ -1,6 +1,7 @@
 """What storage takes and gives: rows, the one kind of write, and the answers to it.
 
 All of it is immutable. `seq` values count from 1 within a session; payloads, states and usages are JSON documents.
+What there is one of for each token is a msgspec struct, which is made in a tenth of a frozen dataclass's time.
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 JsonDocument = Mapping[str, Any]
 
@@ -78,18 +81,16 @@ class EventRecord:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EffectRecord:
+class EffectRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `effects`, or one to be: one frame for the session's clients.
 
     Attributes:
-        id: Chosen by whoever makes the record.
         seq: 1..n within the session, without a gap: the order in which clients see effects.
-        dedupe_key: Names what this effect is the result of: session, epoch, event, attempt, index within the turn.
+        dedupe_key: 32 hexadecimal digits that name what this effect is the result of: session, epoch, event, attempt,
+            index within the turn. As a UUID it is the row's id.
         checkpoint_id: The checkpoint committed together with this effect; None if its turn left none (yet).
     """
 
-    id: UUID
     seq: int
     type: EffectType
     payload: JsonDocument
@@ -97,8 +98,7 @@ class EffectRecord:
     checkpoint_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxEffect:
+class OutboxEffect(msgspec.Struct, frozen=True, kw_only=True):
     """An effect on its way to clients.
 
     Attributes:

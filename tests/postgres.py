@@ -334,10 +334,7 @@ def make_cancel(seq: int, request_id: str) -> EventRecord:
 
 def make_effect(seq: int, frame: Frame, *, dedupe_key: str | None = None) -> EffectRecord:
     """Make an effect that shows a frame."""
-    name = uuid.uuid4()
-    return EffectRecord(
-        id=name, seq=seq, type=EffectType.SEND_MESSAGE, payload=frame, dedupe_key=dedupe_key or name.hex
-    )
+    return EffectRecord(seq=seq, type=EffectType.SEND_MESSAGE, payload=frame, dedupe_key=dedupe_key or uuid.uuid4().hex)
 
 
 def make_checkpoint(event_seq: int, state: object) -> CheckpointRecord:

@@ -27,7 +27,7 @@ WAIT_S: Final = 120.0
 class NoConnections:
     """Where frames for clients go: there are none."""
 
-    def send_effects(self, connection_id: str, session_key: str, effects: Sequence[OutboxEffect]) -> None:
+    def send_effects(self, connection_ids: Sequence[str], session_key: str, effects: Sequence[OutboxEffect]) -> None:
         """Drop them."""
 
     def send_notice(self, connection_id: str, frame: Mapping[str, Any]) -> None:

@@ -5,11 +5,12 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from tornado.iostream import StreamClosedError
 
 from actors.agents.protocol import Agent, Final, Token, Turn
 from actors.agents.registry import AgentRegistry
@@ -17,7 +18,7 @@ from actors.delivery import DeliveryActor
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.session import SessionActor
 from server.config import Settings
-from server.connections import Connection, SocketClosed
+from server.connections import Connection
 from server.node import Node
 from storage.records import SessionClaim, SessionClaimed
 from tests.integration.conftest import OpenWriter
@@ -73,13 +74,23 @@ class Client:
         self.connection = Connection(uuid.uuid4().hex, self, node.report_taken)
         node.attach(self.connection, (key,))
 
-    async def write_text(self, text: str) -> None:
+    def write_texts(self, texts: Sequence[bytes]) -> "asyncio.Future[None] | None":
+        if not self.open.is_set():
+            return asyncio.ensure_future(self._take_later(texts))
+        self._take(texts)
+        return None
+
+    async def _take_later(self, texts: Sequence[bytes]) -> None:
         await self.open.wait()
+        self._take(texts)
+
+    def _take(self, texts: Sequence[bytes]) -> None:
         if self._is_closed:
-            raise SocketClosed
-        frame = json.loads(text)
-        self.on_frame(frame)
-        self.frames.append(frame)
+            raise StreamClosedError
+        for text in texts:
+            frame = json.loads(text)
+            self.on_frame(frame)
+            self.frames.append(frame)
 
     def close(self, code: int, reason: str) -> None:
         self._is_closed = True

@@ -1,10 +1,12 @@
 """The storage writer on PostgreSQL: whole writes, one transaction for many, fencing, repetition, claims, delivery."""
 
 import logging
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from storage.records import (
@@ -90,7 +92,7 @@ def make_full_write(conversation: Conversation) -> SessionWrite:
         ],
     )
     first, last = write.effects
-    return replace(write, effects=(first, replace(last, checkpoint_id=checkpoint.checkpoint_id)))
+    return replace(write, effects=(first, msgspec.structs.replace(last, checkpoint_id=checkpoint.checkpoint_id)))
 
 
 def test_write_stores_every_part_of_it(dsn: str, query: Query) -> None:
@@ -109,7 +111,16 @@ def test_write_stores_every_part_of_it(dsn: str, query: Query) -> None:
     ]
     unsent = ("pending", 0, None, NOW, NOW)
     assert query("SELECT * FROM effects ORDER BY seq") == [
-        (effect.id, KEY, effect.seq, own_id, "send_message", effect.payload, effect.dedupe_key, *unsent)
+        (
+            uuid.UUID(effect.dedupe_key),
+            KEY,
+            effect.seq,
+            own_id,
+            "send_message",
+            effect.payload,
+            effect.dedupe_key,
+            *unsent,
+        )
         for effect, own_id in zip(write.effects, (None, checkpoint_id), strict=True)
     ]
     assert query("SELECT * FROM checkpoints") == [(checkpoint_id, KEY, 1, {"turns": 1}, NOW)]
@@ -139,7 +150,8 @@ def test_refused_write_leaves_no_part_behind(
     culprits = {
         "events": replace(good, events=(good.events[0], replace(good.events[1], id=other.events[1].id))),
         "effects": replace(
-            good, effects=(good.effects[0], replace(good.effects[1], dedupe_key=other.effects[1].dedupe_key))
+            good,
+            effects=(good.effects[0], msgspec.structs.replace(good.effects[1], dedupe_key=other.effects[1].dedupe_key)),
         ),
         "checkpoint": replace(good, checkpoint=replace(good.checkpoint, checkpoint_id=other.checkpoint.checkpoint_id)),
         "turn_ends": replace(good, turn_ends=(replace(good.turn_ends[0], latency_ms=2**31),)),

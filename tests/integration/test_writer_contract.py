@@ -5,11 +5,11 @@ The model is `tests.unit.session_model.StoredSession`.
 
 import logging
 import random
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from storage.records import (
@@ -104,7 +104,7 @@ def make_end(
     )
     if checkpoint is None:
         return write
-    last = replace(write.effects[-1], checkpoint_id=checkpoint.checkpoint_id)
+    last = msgspec.structs.replace(write.effects[-1], checkpoint_id=checkpoint.checkpoint_id)
     return replace(write, effects=(*write.effects[:-1], last))
 
 
@@ -214,10 +214,10 @@ def test_counterparts_are_reported(storage: Storage, talk: Conversation) -> None
 BROKEN: dict[str, Callable[[SessionWrite, EventRecord], SessionWrite]] = {
     "event id": lambda write, stored: replace(write, events=(replace(write.events[0], id=stored.id),)),
     "event seq": lambda write, _: replace(write, events=(replace(write.events[0], seq=1),)),
-    "effect seq": lambda write, _: replace(write, effects=(replace(write.effects[0], seq=1),)),
+    "effect seq": lambda write, _: replace(write, effects=(msgspec.structs.replace(write.effects[0], seq=1),)),
     "dedupe key twice": lambda write, _: replace(
         write,
-        effects=(*write.effects, replace(write.effects[0], id=uuid.uuid4(), seq=write.effects[0].seq + 1)),
+        effects=(*write.effects, msgspec.structs.replace(write.effects[0], seq=write.effects[0].seq + 1)),
     ),
     "request id twice": lambda write, _: replace(
         write, events=(make_user_message(2, request_id="r7"), make_user_message(3, request_id="r7"))

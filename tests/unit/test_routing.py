@@ -47,7 +47,7 @@ def test_connection_to_an_empty_session_is_live_at_once() -> None:
 def test_undelivered_effects_are_sent_on_attaching() -> None:
     backlog = make_effects(3, 5)
     route, commands = attach(Route(session_key=KEY), "a", delivered=2, head=5, backlog=backlog)
-    assert commands == [SendEffects(connection_id="a", effects=backlog)]
+    assert commands == [SendEffects(connection_ids=("a",), effects=backlog)]
     assert route.subscribers["a"].is_live
     assert route.subscribers["a"].cursor == 5
 
@@ -58,13 +58,13 @@ def test_second_connection_begins_where_it_asked() -> None:
     route, commands = attach(route, "a", delivered=5, head=5, backlog=(), asked_mark=2)
     assert commands == [ReadOutbox(connection_id="a", after=2)]
     route, commands = serve_page(route, "a", make_effects(3, 5), complete=True)
-    assert commands == [SendEffects(connection_id="a", effects=make_effects(3, 5))]
+    assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(3, 5))]
     assert route.completed == 5
 
 
 def test_long_backlog_is_read_on_at_the_sockets_pace() -> None:
     route, commands = attach(Route(session_key=KEY), "a", delivered=0, head=9, backlog=make_effects(1, 4))
-    assert commands == [SendEffects(connection_id="a", effects=make_effects(1, 4))]
+    assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(1, 4))]
     assert not route.subscribers["a"].is_live
     route, commands = take(route, "a", 4)
     assert commands == [report(1, 4, EffectStatus.COMPLETED), ReadOutbox(connection_id="a", after=4)]
@@ -73,24 +73,24 @@ def test_long_backlog_is_read_on_at_the_sockets_pace() -> None:
 def test_route_may_know_more_taken_than_was_read() -> None:
     route = Route(session_key=KEY, head=5, completed=4)
     route, commands = attach(route, "a", delivered=2, head=5, backlog=make_effects(3, 5))
-    assert commands == [SendEffects(connection_id="a", effects=make_effects(5, 5))]
+    assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(5, 5))]
 
 
 def test_effects_committed_since_the_backlog_was_read_follow() -> None:
     route = Route(session_key=KEY, head=3)
     route, commands = attach(route, "a", delivered=0, head=1, backlog=make_effects(1, 1))
-    assert commands == [SendEffects(connection_id="a", effects=make_effects(1, 1))]
+    assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(1, 1))]
     route, commands = take(route, "a", 1)
     assert ReadOutbox(connection_id="a", after=1) in commands
     route, commands = serve_page(route, "a", make_effects(2, 3), complete=True)
-    assert commands == [SendEffects(connection_id="a", effects=make_effects(2, 3))]
+    assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(2, 3))]
     assert route.subscribers["a"].is_live
 
 
 def test_superseded_effects_are_covered_by_their_message() -> None:
     message = OutboxEffect(seq=6, from_seq=1, payload={"type": "message", "eventSeq": 1, "message": "hi"})
     route, commands = attach(Route(session_key=KEY), "a", delivered=0, head=6, backlog=(message,))
-    assert commands == [SendEffects(connection_id="a", effects=(message,))]
+    assert commands == [SendEffects(connection_ids=("a",), effects=(message,))]
     assert route.subscribers["a"].is_live
 
 
@@ -99,13 +99,22 @@ def test_superseded_effects_are_covered_by_their_message() -> None:
 
 def test_committed_effects_go_to_every_live_connection() -> None:
     route, commands = commit(route_with(a=live(), b=live()), make_effects(1, 2))
-    assert commands == [SendEffects(connection_id=name, effects=make_effects(1, 2)) for name in "ab"]
+    assert commands == [SendEffects(connection_ids=("a", "b"), effects=make_effects(1, 2))]
     assert route.head == 2
+
+
+def test_connection_that_has_a_part_gets_the_rest_alone() -> None:
+    effects = make_effects(1, 3)
+    _, commands = commit(route_with(a=live(), b=live(2), c=live()), effects)
+    assert commands == [
+        SendEffects(connection_ids=("a", "c"), effects=effects),
+        SendEffects(connection_ids=("b",), effects=effects[2:]),
+    ]
 
 
 def test_effects_that_were_sent_are_not_sent_again() -> None:
     route, commands = commit(route_with(a=live(2)), make_effects(1, 3))
-    assert commands == [SendEffects(connection_id="a", effects=make_effects(3, 3))]
+    assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(3, 3))]
     route, commands = commit(route, make_effects(1, 3))
     assert commands == []
 
@@ -115,8 +124,8 @@ def test_gap_in_what_is_pushed_is_read_first() -> None:
     assert commands == [ReadOutbox(connection_id="a", after=0)]
     route, commands = serve_page(route, "a", make_effects(1, 1), complete=True)
     assert commands == [
-        SendEffects(connection_id="a", effects=make_effects(1, 1)),
-        SendEffects(connection_id="a", effects=make_effects(2, 3)),
+        SendEffects(connection_ids=("a",), effects=make_effects(1, 1)),
+        SendEffects(connection_ids=("a",), effects=make_effects(2, 3)),
     ]
     assert route.subscribers["a"].is_live
 

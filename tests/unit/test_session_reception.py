@@ -1,10 +1,11 @@
 """Every message class in every state, those that cannot come about included."""
 
-from dataclasses import replace
+import dataclasses
 from functools import partial
 from typing import Any, get_args
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from actors.messages import (
@@ -13,7 +14,7 @@ from actors.messages import (
     ConfirmClaim,
     SubmitCancel,
     SubmitUserMessage,
-    TokenProduced,
+    TokensProduced,
 )
 from actors.session_commands import Leave, RefuseRequest, StopAgent, Unexpected
 from actors.session_reception import RECEPTIONS, Reception
@@ -59,7 +60,7 @@ def make_state(phase: Phase, turn: str, is_writing: bool) -> SessionState:
         play.say("hello", "r2")
     if turn == "decided":
         play.finish()
-    return replace(play.state, phase=phase, in_flight=play.state.in_flight if is_writing else None)
+    return msgspec.structs.replace(play.state, phase=phase, in_flight=play.state.in_flight if is_writing else None)
 
 
 def make_messages(state: SessionState) -> list[Message]:
@@ -76,7 +77,7 @@ def make_messages(state: SessionState) -> list[Message]:
         WriteDuplicated(write=write, known=write.events),
         WriteFenced(session_key=KEY),
         WriteRefused(session_key=KEY, reason="refused"),
-        TokenProduced(run=run, text="more"),
+        TokensProduced(run=run, texts=("more",)),
         AgentFinished(run=run, checkpoint=None, usage=None),
         AgentFailed(run=run, code="agent_timeout", message="it hung", detail="deadline", retryable=False),
     ]
@@ -151,8 +152,8 @@ def test_answer_to_another_write_changes_nothing(turn: str, make: Any) -> None:
 def test_agent_is_heard_only_about_its_own_run(offset: int, expected: Reception, is_writing: bool) -> None:
     state = make_state(Phase.ACTIVE, "running", is_writing)
     for message in make_messages(state):
-        if isinstance(message, TokenProduced | AgentFinished | AgentFailed):
-            assert receive(state, replace(message, run=message.run + offset)) is expected
+        if isinstance(message, TokensProduced | AgentFinished | AgentFailed):
+            assert receive(state, dataclasses.replace(message, run=message.run + offset)) is expected
 
 
 def test_idle_state_holds_nothing_of_its_own() -> None:

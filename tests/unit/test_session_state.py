@@ -4,7 +4,7 @@ from uuid import uuid4
 import pytest
 
 from actors.agents.protocol import TokenUsage
-from actors.messages import AgentFinished, ConfirmClaim, SubmitUserMessage, TokenProduced
+from actors.messages import AgentFinished, ConfirmClaim, SubmitUserMessage, TokensProduced
 from actors.session_commands import Accepted, RefuseRequest, Unexpected
 from actors.session_requests import MAX_WAITING_CANCELS
 from actors.session_state import Phase, Situation
@@ -189,7 +189,7 @@ def test_tokens_of_an_earlier_run_are_ignored() -> None:
     play.commit_all()
     play.say("more")
     play.commit()
-    assert play.tell(TokenProduced(run=stale, text="late")) == []
+    assert play.tell(TokensProduced(run=stale, texts=("late",))) == []
     assert play.tell(AgentFinished(run=stale, checkpoint=7, usage=None)) == []
     play.stream("b")
     play.finish()
@@ -203,7 +203,7 @@ def test_tokens_after_the_outcome_are_ignored() -> None:
     run = play.agent.run
     play.stream("a")
     play.finish()
-    play.tell(TokenProduced(run=run, text="late"))
+    play.tell(TokensProduced(run=run, texts=("late",)))
     play.commit_all()
     assert play.shown == [("token", "a"), ("message", "a")]
 

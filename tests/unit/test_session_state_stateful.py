@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.agents.protocol import TokenUsage
-from actors.messages import AgentFailed, AgentFinished, ConfirmClaim, SubmitCancel, SubmitUserMessage, TokenProduced
+from actors.messages import AgentFailed, AgentFinished, ConfirmClaim, SubmitCancel, SubmitUserMessage, TokensProduced
 from actors.session_commands import Accepted, Unexpected
 from actors.session_state import Phase, Situation
 from actors.session_turn import HOLD_CHARS
@@ -52,7 +52,7 @@ def hear_from_an_agent_that_has_ended(play: SessionPlay) -> None:
         return
     run = play.last_run if play.agent is None else play.last_run - 1
     for message in (
-        TokenProduced(run=run, text="stale"),
+        TokensProduced(run=run, texts=("stale",)),
         AgentFinished(run=run, checkpoint="stale", usage=None),
         AgentFailed(run=run, code="agent_timeout", message="stale", detail="stale", retryable=False),
     ):

@@ -2,13 +2,15 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from actors.agent_slices import AgentSlices
 from actors.agents.protocol import AgentError, Final, Token, TokenUsage, Turn
-from actors.messages import AgentFailed, AgentFinished, TokenProduced
-from actors.turn_runner import CLOSE_TIMEOUT_S, FAILED_TEXT, MAX_CHECKPOINT_BYTES, TurnRunner
+from actors.messages import AgentFailed, AgentFinished, TokensProduced
+from actors.turn_runner import CLOSE_TIMEOUT_S, FAILED_TEXT, GATHERED_CHARS, MAX_CHECKPOINT_BYTES, TurnRunner
 from tests.unit.clock_model import run_jumping, wait_until
 
 TIMEOUT_S = 60.0
@@ -39,7 +41,7 @@ class Session:
 
     @property
     def text(self) -> str:
-        return "".join(message.text for message in self.posted if isinstance(message, TokenProduced))
+        return "".join(text for message in self.posted if isinstance(message, TokensProduced) for text in message.texts)
 
 
 def begin(stream: Stream, session: Session) -> TurnRunner:
@@ -56,7 +58,9 @@ def begin(stream: Stream, session: Session) -> TurnRunner:
             cancelled=cancelled,
         )
 
-    return TurnRunner(ScriptedAgent(stream), make_turn, run=7, timeout_s=TIMEOUT_S, post=session.post)
+    return TurnRunner(
+        ScriptedAgent(stream), make_turn, run=7, timeout_s=TIMEOUT_S, slices=AgentSlices(), post=session.post
+    )
 
 
 async def other_tasks() -> None:
@@ -85,7 +89,7 @@ def run_turn(stream: Stream) -> list[Any]:
 def fail_turn(stream: Stream) -> AgentFailed:
     """How a run fails: with one message and nothing after it."""
     posted = run_turn(stream)
-    failures = [message for message in posted if not isinstance(message, TokenProduced)]
+    failures = [message for message in posted if not isinstance(message, TokensProduced)]
     assert len(failures) == 1
     assert failures[0] is posted[-1]
     assert isinstance(failures[0], AgentFailed)
@@ -116,10 +120,61 @@ def raising(error: BaseException, *items: Any) -> Stream:
 def test_tokens_and_final_are_posted_in_order() -> None:
     usage = TokenUsage(prompt_tokens=1, completion_tokens=2)
     assert run_turn(yielding(Token(text="a"), Token(text="b"), Final(checkpoint={"n": 1}, usage=usage))) == [
-        TokenProduced(run=7, text="a"),
-        TokenProduced(run=7, text="b"),
+        TokensProduced(run=7, texts=("a",)),
+        TokensProduced(run=7, texts=("b",)),
         AgentFinished(run=7, checkpoint={"n": 1}, usage=usage),
     ]
+
+
+def test_tokens_without_a_wait_between_come_together() -> None:
+    async def stream(_turn: Turn) -> AsyncIterator[Any]:
+        for text in "abc":
+            yield Token(text=text)
+        await asyncio.sleep(0.5)
+        for text in "de":
+            yield Token(text=text)
+        await asyncio.sleep(0.5)
+
+    texts = [message.texts for message in run_turn(stream)[:-1]]
+    assert texts == [("a",), ("b", "c"), ("d",), ("e",)]
+
+
+def test_tokens_that_are_waited_for_are_posted_at_once() -> None:
+    async def main() -> None:
+        session = Session()
+        ready = asyncio.Queue[str]()
+
+        async def stream(_turn: Turn) -> AsyncIterator[Any]:
+            while True:
+                yield Token(text=await ready.get())
+
+        runner = begin(stream, session)
+        for text in "abc":
+            ready.put_nowait(text)
+            await asyncio.sleep(0.01)
+            assert session.text.endswith(text)
+        runner.stop()
+
+    run_jumping(main)
+
+
+def test_agent_with_long_tokens_gives_way_soon() -> None:
+    async def main() -> list[int]:
+        session = Session()
+        turns: list[int] = []
+
+        async def stream(_turn: Turn) -> AsyncIterator[Any]:
+            for _ in range(20):
+                yield Token(text="x" * (GATHERED_CHARS // 4))
+
+        begin(stream, session)
+        while not session.ended.is_set():
+            turns.append(len(session.text))
+            await asyncio.sleep(0)
+        return turns
+
+    said = run_jumping(main)
+    assert max(after - before for before, after in pairwise(said)) <= 2 * GATHERED_CHARS
 
 
 def test_agent_may_just_return() -> None:
@@ -131,7 +186,9 @@ def test_agent_that_yields_nothing_finishes_without_tokens() -> None:
 
 
 def test_empty_tokens_are_skipped() -> None:
-    assert run_turn(yielding(Token(text=""), Token(text="a"), Token(text="")))[:-1] == [TokenProduced(run=7, text="a")]
+    assert run_turn(yielding(Token(text=""), Token(text="a"), Token(text="")))[:-1] == [
+        TokensProduced(run=7, texts=("a",))
+    ]
 
 
 def test_what_follows_the_final_is_ignored() -> None:
@@ -143,7 +200,7 @@ def test_what_follows_the_final_is_ignored() -> None:
         went_on.append(True)
         yield Token(text="late")
 
-    assert [type(message) for message in run_turn(stream)] == [TokenProduced, AgentFinished]
+    assert [type(message) for message in run_turn(stream)] == [TokensProduced, AgentFinished]
     assert went_on == []
 
 
@@ -162,7 +219,7 @@ def test_any_asynchronous_iterator_will_do() -> None:
             return Token(text=str(self.left))
 
     posted = run_turn(lambda _turn: Countdown())
-    assert [message.text for message in posted[:-1]] == ["1", "0"]
+    assert [text for message in posted[:-1] for text in message.texts] == ["1", "0"]
     assert isinstance(posted[-1], AgentFinished)
 
 
@@ -406,7 +463,7 @@ def test_agent_that_hangs_is_ended_at_its_deadline() -> None:
         return session.posted, took_s, seen
 
     posted, took_s, seen = run_jumping(main)
-    assert [type(message) for message in posted] == [TokenProduced, AgentFailed]
+    assert [type(message) for message in posted] == [TokensProduced, AgentFailed]
     assert posted[-1].code == "agent_timeout"
     assert "60 s" in posted[-1].message
     assert took_s == pytest.approx(TIMEOUT_S)
@@ -423,7 +480,7 @@ def test_agent_that_swallows_its_cancellation_is_not_heard() -> None:
         yield Final(checkpoint=1)
 
     posted = run_turn(stream)
-    assert [type(message) for message in posted] == [TokenProduced, AgentFailed]
+    assert [type(message) for message in posted] == [TokensProduced, AgentFailed]
     assert posted[-1].code == "agent_timeout"
 
 
@@ -447,7 +504,7 @@ def test_finished_agent_meets_no_deadline() -> None:
         await asyncio.sleep(2 * TIMEOUT_S)
         return session.posted
 
-    assert [type(message) for message in run_jumping(main)] == [TokenProduced, AgentFinished]
+    assert [type(message) for message in run_jumping(main)] == [TokensProduced, AgentFinished]
 
 
 # Stopping, holding
@@ -485,7 +542,7 @@ def test_stop_cancels_the_agent_where_it_waits() -> None:
         await other_tasks()
         return session.posted, seen
 
-    assert run_jumping(main) == ([TokenProduced(run=7, text="a")], ["cancelled", "cleaned up"])
+    assert run_jumping(main) == ([TokensProduced(run=7, texts=("a",))], ["cancelled", "cleaned up"])
 
 
 def test_held_run_goes_on_when_released() -> None:
@@ -582,7 +639,7 @@ def test_cleanup_that_hangs_is_given_up() -> None:
         return session.posted, asyncio.get_running_loop().time() - ended_s
 
     posted, took_s = run_jumping(main)
-    assert [type(message) for message in posted] == [TokenProduced, AgentFinished]
+    assert [type(message) for message in posted] == [TokensProduced, AgentFinished]
     assert took_s == pytest.approx(CLOSE_TIMEOUT_S)
 
 
@@ -595,7 +652,7 @@ def test_cleanup_that_raises_changes_nothing(error: BaseException, caplog: pytes
         finally:
             raise error
 
-    assert [type(message) for message in run_turn(stream)] == [TokenProduced, AgentFinished]
+    assert [type(message) for message in run_turn(stream)] == [TokensProduced, AgentFinished]
     assert "secret" not in caplog.text
     assert all(record.levelno < logging.ERROR for record in caplog.records)
 

@@ -1,0 +1,103 @@
+"""The WebSocket protocol of the server's connections, on top of Tornado's."""
+
+import asyncio
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tornado.ioloop import IOLoop
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketProtocol13
+
+from server import close_codes
+
+HARD_FRAME_BYTES: Final = 1024 * 1024
+"""A frame over `MAX_FRAME_BYTES` is read up to here, so that the close code reaches a client that is still sending."""
+
+LINGER_S: Final = 2.0
+"""How long a client that sends too much may go on sending into the void, before its connection is torn down."""
+
+
+class TolerantProtocol(WebSocketProtocol13):
+    """Tornado's protocol, kinder to clients in two ways, and able to write many frames at once.
+
+    Text that is not UTF-8 goes to the handler's `on_text`, which answers it, instead of dropping the connection. And a
+    frame over `HARD_FRAME_BYTES` is answered with 1009 that arrives: tearing the connection down with bytes unread
+    would have the operating system reset it, and the close frame be lost.
+    """
+
+    _is_too_big = False
+    _is_lingering = False
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """Begin the closing handshake."""
+        self._is_too_big = self._is_too_big or code == close_codes.TOO_BIG
+        super().close(code, reason)
+
+    def _abort(self) -> None:
+        if self._is_lingering:
+            return
+        if self._is_too_big and not self.stream.closed():
+            self.client_terminated = True
+            self._is_too_big = False
+            self._is_lingering = True
+            IOLoop.current().spawn_callback(self._linger)
+        else:
+            super()._abort()
+
+    async def _linger(self) -> None:
+        """Read and drop what the client still sends, until it closes or the time is over."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while True:
+                    await self.stream.read_bytes(HARD_FRAME_BYTES, partial=True)
+        except (StreamClosedError, TimeoutError):
+            pass
+        finally:
+            self._is_lingering = False
+            super()._abort()
+
+    def _handle_message(self, opcode: int, data: bytes) -> Any:
+        if opcode == 0x1 and not self.client_terminated and not self._frame_compressed:
+            self._message_bytes_in += len(data)
+            on_text = self.handler.on_text  # type: ignore[attr-defined]  # Tornado's handlers have none
+            return self._run_callback(on_text, data)
+        return super()._handle_message(opcode, data)
+
+    def write_texts(self, texts: Sequence[bytes]) -> "asyncio.Future[None] | None":
+        """Write text frames, with one call of the operating system for all of them.
+
+        Returns:
+            None if that has taken them all, else what is done once it has.
+
+        Raises:
+            StreamClosedError: If the connection is closed or closing; the future may raise it, too.
+        """
+        if self.client_terminated or self.server_terminated:
+            raise StreamClosedError
+        frames = b"".join([part for text in texts for part in (make_text_header(len(text)), text)])
+        self._message_bytes_out += sum(map(len, texts))
+        self._wire_bytes_out += len(frames)
+        written = self.stream.write(frames)
+        return written if self.stream.writing() else None
+
+    def _send_pong(self, data: bytes) -> None:
+        """Answer a ping, unless the client does not read: pongs must not pile up behind what it has not taken.
+
+        RFC 6455, section 5.5.3: of several pings only the last must be answered.
+        """
+        if not self.stream.writing():
+            super()._send_pong(data)
+
+
+FIN_AND_TEXT: Final = 0x81
+"""RFC 6455, section 5.2: a frame that is a whole message, of text."""
+
+
+def make_text_header(size: int) -> bytes:
+    """Return what stands before a server's text frame of so many bytes (RFC 6455, section 5.2); servers do not mask."""
+    if size < 126:
+        return bytes((FIN_AND_TEXT, size))
+    if size < 2**16:
+        return struct.pack("!BBH", FIN_AND_TEXT, 126, size)
+    return struct.pack("!BBQ", FIN_AND_TEXT, 127, size)
