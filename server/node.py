@@ -38,8 +38,9 @@ from server.config import Settings
 from server.connections import Connection, Connections
 from storage.outbox_store import OutboxStore
 from storage.reader import StorageReader
+from storage.records import Outcome, ReplyTo
 from storage.session_store import SessionStore
-from storage.writer import Outcome, ReplyTo, StorageWriter
+from storage.writer import StorageWriter
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

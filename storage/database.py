@@ -1,9 +1,10 @@
 """How to reach the database: connections, the schema's version, and the migration to it."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import peewee
@@ -12,7 +13,7 @@ from playhouse.migrations import Runner
 from playhouse.pool import PooledPostgresqlDatabase
 from psycopg2.extensions import parse_dsn
 
-from storage.errors import DatabaseUnavailable, SchemaError
+from storage.errors import DatabaseUnavailable, SchemaError, StatementTimedOut
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,17 @@ OWNER_PREFIX = "callboard "
 """A node's writer connection carries this and the node's id as its application_name, which tells who is alive."""
 
 
+CONNECT_OPTIONS: Final[Mapping[str, Any]] = {
+    "connect_timeout": 5,
+    # A statement that takes this long is stuck: better an error and a new try than a thread that never comes back.
+    "options": "-c statement_timeout=30s -c timezone=UTC -c client_min_messages=warning",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+"""What every connection is made with."""
+
+
 def open_database(dsn: str, *, application_name: str, max_connections: int = 1) -> PooledPostgresqlDatabase:
     """Return a database whose connections are made on first use, one for each thread that uses it.
 
@@ -41,12 +53,7 @@ def open_database(dsn: str, *, application_name: str, max_connections: int = 1) 
         max_connections=max_connections,
         autoconnect=False,
         application_name=application_name,
-        connect_timeout=5,
-        # A statement that takes this long is stuck: better an error and a new try than a thread that never comes back.
-        options="-c statement_timeout=30s -c timezone=UTC -c client_min_messages=warning",
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
+        **CONNECT_OPTIONS,
     )
 
 
@@ -60,11 +67,12 @@ def connected(database: peewee.Database) -> Iterator[None]:
     try:
         database.connect(reuse_if_open=True)
         yield
-    except (peewee.OperationalError, peewee.InterfaceError, peewee.InternalError) as error:
-        if not is_about_server(error):
+    except peewee.PeeweeException as error:
+        translated = translate_error(error)
+        if not isinstance(translated, DatabaseUnavailable):
             raise
         database.manual_close()
-        raise DatabaseUnavailable(describe_error(error)) from error
+        raise translated from error
     finally:
         if not database.is_closed():
             database.close()
@@ -76,13 +84,22 @@ READ_ONLY = "25006"
 TOO_LARGE_CLASS = "54"
 """SQLSTATE class of what is too large or too deep for PostgreSQL: an operational error, yet the data's fault."""
 
+QUERY_CANCELED = "57014"
+"""SQLSTATE of a statement that `statement_timeout` has ended."""
 
-def is_about_server(error: peewee.PeeweeException) -> bool:
-    """Tell whether an error says that the server cannot do it now, rather than that it cannot be done."""
+
+def translate_error(error: peewee.PeeweeException) -> DatabaseUnavailable | peewee.PeeweeException:
+    """Return what an error says: that the server cannot do it now, or, unchanged, that it cannot be done."""
     sqlstate = getattr(error.__context__, "pgcode", None) or ""  # peewee raises its own error in handling the driver's
     if isinstance(error, peewee.InternalError):
-        return bool(sqlstate == READ_ONLY)
-    return not sqlstate.startswith(TOO_LARGE_CLASS)
+        is_about_server = sqlstate == READ_ONLY
+    else:
+        is_about_server = isinstance(error, peewee.OperationalError | peewee.InterfaceError) and not (
+            sqlstate.startswith(TOO_LARGE_CLASS)
+        )
+    if not is_about_server:
+        return error
+    return (StatementTimedOut if sqlstate == QUERY_CANCELED else DatabaseUnavailable)(describe_error(error))
 
 
 def describe_error(error: BaseException) -> str:

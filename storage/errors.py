@@ -15,3 +15,19 @@ class SchemaError(StorageError):
 
 class DatabaseUnavailable(StorageError):
     """Raised when the database cannot be reached or the connection broke; the data may be quite right."""
+
+
+class StatementTimedOut(DatabaseUnavailable):
+    """Raised when a statement ran into `statement_timeout`: the database is slow, or this is too much at once."""
+
+
+class CommitUnknown(DatabaseUnavailable):
+    """Raised when the connection broke in a COMMIT: it may have taken place.
+
+    Attributes:
+        transaction_id: The transaction's, for `pg_xact_status`.
+    """
+
+    def __init__(self, message: str, *, transaction_id: str) -> None:
+        super().__init__(message)
+        self.transaction_id = transaction_id

@@ -2,45 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from uuid import UUID
 
-import msgspec
 import peewee
 
-from storage.records import EventRecord, EventType, SessionWrite, TurnStatus
+from storage.records import EventRecord, EventType
 from storage.tables import Event
-
-INSERT_EVENTS = """
-INSERT INTO events (id, session_key, seq, type, payload, request_id, created_at)
-SELECT id, session_key, seq, type, payload::jsonb, request_id, %s
-FROM unnest(%s::uuid[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[])
-    AS event (id, session_key, seq, type, payload, request_id)
-"""
 
 FIND_REQUESTS = """
 SELECT events.session_key, events.id, events.seq, events.type, events.payload, events.request_id
 FROM unnest(%s::text[], %s::text[]) AS wanted (session_key, request_id)
 JOIN events ON events.session_key = wanted.session_key AND events.request_id = wanted.request_id
-"""
-
-START_TURNS = """
-INSERT INTO turns (session_key, event_seq, attempt, status, started_at)
-SELECT session_key, event_seq, attempt, %s, %s
-FROM unnest(%s::text[], %s::bigint[], %s::int[]) AS turn (session_key, event_seq, attempt)
-ON CONFLICT (session_key, event_seq, attempt) DO NOTHING
-"""
-
-# A turn that ends before it began (cancelled ahead of its start) has no row yet, hence the upsert.
-END_TURNS = """
-INSERT INTO turns (session_key, event_seq, attempt, status, error, latency_ms, token_usage, started_at, finished_at)
-SELECT session_key, event_seq, attempt, status, error, latency_ms, token_usage::jsonb, %s, %s
-FROM unnest(%s::text[], %s::bigint[], %s::int[], %s::text[], %s::text[], %s::int[], %s::text[])
-    AS turn (session_key, event_seq, attempt, status, error, latency_ms, token_usage)
-ON CONFLICT (session_key, event_seq, attempt) DO UPDATE
-SET status = EXCLUDED.status, error = EXCLUDED.error, latency_ms = EXCLUDED.latency_ms,
-    token_usage = EXCLUDED.token_usage, finished_at = EXCLUDED.finished_at
-WHERE turns.status = 'running'
 """
 
 UNPROCESSED_EVENTS = """
@@ -58,33 +30,11 @@ GROUP BY turns.session_key, turns.event_seq
 """
 
 
-def encode_json(document: object) -> str:
-    """Return `document` as JSON text for a jsonb parameter."""
-    return msgspec.json.encode(document).decode()
-
-
 class EventStore:
     """Reads and statements on `events` and `turns`; each runs on the calling thread's connection."""
 
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
-
-    def append(self, writes: Sequence[SessionWrite], *, now: datetime) -> None:
-        """Insert the events of `writes`; their sequence numbers were reserved by `SessionStore.advance`."""
-        rows = [(write.session_key, event) for write in writes for event in write.events]
-        if rows:
-            self._database.execute_sql(
-                INSERT_EVENTS,
-                (
-                    now,
-                    [str(event.id) for _, event in rows],
-                    [session_key for session_key, _ in rows],
-                    [event.seq for _, event in rows],
-                    [event.type.value for _, event in rows],
-                    [encode_json(event.payload) for _, event in rows],
-                    [event.request_id for _, event in rows],
-                ),
-            )
 
     def find_requests(self, wanted: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str], EventRecord]:
         """Return the events stored under pairs of session key and request id, by that pair."""
@@ -114,40 +64,6 @@ class EventStore:
         ):
             found[session_key][event_seq] = attempt
         return found
-
-    def start_turns(self, writes: Sequence[SessionWrite], *, now: datetime) -> None:
-        """Record the attempts that begin; one that is recorded already stays as it is."""
-        rows = [(write.session_key, turn) for write in writes for turn in write.turn_starts]
-        if rows:
-            self._database.execute_sql(
-                START_TURNS,
-                (
-                    TurnStatus.RUNNING.value,
-                    now,
-                    [session_key for session_key, _ in rows],
-                    [turn.event_seq for _, turn in rows],
-                    [turn.attempt for _, turn in rows],
-                ),
-            )
-
-    def end_turns(self, writes: Sequence[SessionWrite], *, now: datetime) -> None:
-        """Record the outcomes of attempts; one that has an outcome keeps it."""
-        rows = [(write.session_key, turn) for write in writes for turn in write.turn_ends]
-        if rows:
-            self._database.execute_sql(
-                END_TURNS,
-                (
-                    now,
-                    now,
-                    [session_key for session_key, _ in rows],
-                    [turn.event_seq for _, turn in rows],
-                    [turn.attempt for _, turn in rows],
-                    [turn.status.value for _, turn in rows],
-                    [turn.error for _, turn in rows],
-                    [turn.latency_ms for _, turn in rows],
-                    [None if turn.token_usage is None else encode_json(turn.token_usage) for _, turn in rows],
-                ),
-            )
 
 
 def _event(row: tuple[str, str, int, str, dict[str, object], str | None]) -> EventRecord:

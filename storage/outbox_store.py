@@ -6,54 +6,11 @@ from typing import Final
 
 import peewee
 
-from storage.event_store import encode_json
 from storage.records import (
-    EffectsDelivery,
-    EffectStatus,
     OutboxBacklog,
     OutboxEffect,
-    SessionWrite,
 )
 from storage.tables import Effect, Session
-
-INSERT_EFFECTS = """
-INSERT INTO effects (id, session_key, seq, checkpoint_id, type, payload, dedupe_key, status,
-                     attempt_count, created_at, updated_at)
-SELECT dedupe_key::uuid, session_key, seq, checkpoint_id, type, payload::jsonb, dedupe_key, 'pending', 0, %s, %s
-FROM unnest(%s::text[], %s::bigint[], %s::uuid[], %s::text[], %s::text[], %s::text[])
-    AS effect (session_key, seq, checkpoint_id, type, payload, dedupe_key)
-"""
-
-# One statement per target status, over ranges: the number of statements does not grow with the number of effects.
-# Delivery may report a range as taken before it was ever reported as handed over: that, too, was an attempt.
-COMPLETE = """
-UPDATE effects
-SET status = 'completed', updated_at = %s,
-    attempt_count = attempt_count + (status = 'pending')::int,
-    last_attempt_at = CASE WHEN status = 'pending' THEN %s ELSE last_attempt_at END
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS delivery (session_key, from_seq, to_seq)
-WHERE effects.session_key = delivery.session_key
-  AND effects.seq BETWEEN delivery.from_seq AND delivery.to_seq
-  AND effects.status IN ('pending', 'executing')
-"""
-
-CLAIM = """
-UPDATE effects
-SET status = 'executing', updated_at = %s, attempt_count = attempt_count + 1, last_attempt_at = %s
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS delivery (session_key, from_seq, to_seq)
-WHERE effects.session_key = delivery.session_key
-  AND effects.seq BETWEEN delivery.from_seq AND delivery.to_seq
-  AND effects.status = 'pending'
-"""
-
-RELEASE = """
-UPDATE effects
-SET status = 'pending', updated_at = %s
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS delivery (session_key, from_seq, to_seq)
-WHERE effects.session_key = delivery.session_key
-  AND effects.seq BETWEEN delivery.from_seq AND delivery.to_seq
-  AND effects.status = 'executing'
-"""
 
 RELEASE_ABANDONED = """
 UPDATE effects
@@ -111,45 +68,10 @@ class OutboxStore:
     def __init__(self, database: peewee.Database) -> None:
         self._database = database
 
-    def append(self, writes: Sequence[SessionWrite], *, now: datetime) -> None:
-        """Insert the effects of `writes` as pending; their numbers were reserved by `SessionStore.advance`."""
-        rows = [(write.session_key, effect) for write in writes for effect in write.effects]
-        if rows:
-            self._database.execute_sql(
-                INSERT_EFFECTS,
-                (
-                    now,
-                    now,
-                    [session_key for session_key, _ in rows],
-                    [effect.seq for _, effect in rows],
-                    [None if effect.checkpoint_id is None else str(effect.checkpoint_id) for _, effect in rows],
-                    [effect.type.value for _, effect in rows],
-                    [encode_json(effect.payload) for _, effect in rows],
-                    [effect.dedupe_key for _, effect in rows],
-                ),
-            )
-
     def has_effects(self, dedupe_keys: Sequence[str]) -> bool:
         """Tell whether all effects of these dedupe keys are stored."""
         query = Effect.select().where(Effect.dedupe_key.in_(list(dedupe_keys)))
         return bool(query.bind(self._database).count() == len(dedupe_keys))
-
-    def change_status(self, deliveries: Sequence[EffectsDelivery], *, now: datetime) -> None:
-        """Carry delivery reports into the rows: pending -> executing -> completed, or executing -> pending.
-
-        A row that is not in the state that a report starts from stays as it is, so a report may come twice. Each
-        session's reports take effect in their order.
-        """
-        for group in group_reports(deliveries):
-            statement, stamps = {
-                EffectStatus.PENDING: (RELEASE, (now,)),
-                EffectStatus.EXECUTING: (CLAIM, (now, now)),
-                EffectStatus.COMPLETED: (COMPLETE, (now, now)),
-            }[group[0].status]
-            # Sorted, so that two nodes that report on the same sessions lock their rows in one order.
-            chosen = sorted((report.session_key, report.from_seq, report.to_seq) for report in group)
-            keys, lows, highs = (list(column) for column in zip(*chosen, strict=True))
-            self._database.execute_sql(statement, (*stamps, keys, lows, highs))
 
     def release_abandoned(self, *, now: datetime) -> None:
         """Return effects to pending that were handed to connections of a server that is gone.
@@ -221,21 +143,3 @@ class OutboxStore:
     def find_last_event_seqs(self, session_keys: Iterable[str]) -> Mapping[str, int]:
         """Return the event that each session's last effect belongs to; sessions without effects are missing."""
         return dict(self._database.execute_sql(LAST_EFFECT_EVENTS, (list(session_keys),)))
-
-
-def group_reports(deliveries: Sequence[EffectsDelivery]) -> list[list[EffectsDelivery]]:
-    """Group reports by status, in as few groups as keep the order within each session.
-
-    A session's first report goes with the other sessions' first ones of that status, its next one with another status
-    goes into a later round: so the number of statements follows from how often one session changes its mind, not from
-    how the sessions' reports are mixed.
-    """
-    rounds: dict[tuple[int, EffectStatus], list[EffectsDelivery]] = {}
-    latest: dict[str, tuple[int, EffectStatus]] = {}
-    for report in deliveries:
-        number, status = latest.get(report.session_key, (0, report.status))
-        if status is not report.status:
-            number += 1
-        latest[report.session_key] = (number, report.status)
-        rounds.setdefault((number, report.status), []).append(report)
-    return [rounds[key] for key in sorted(rounds, key=lambda key: key[0])]

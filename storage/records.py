@@ -7,12 +7,15 @@ What there is one of for each token is a msgspec struct, which is made in a tent
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 import msgspec
 
 JsonDocument = Mapping[str, Any]
+
+ROW_BYTES: Final = 512
+"""About what a row takes in memory besides its text."""
 
 
 class EventType(StrEnum):
@@ -212,12 +215,22 @@ class SessionWrite:
         """How many rows it writes, the session's own included."""
         return 1 + len(self.events) + len(self.effects) + len(self.turn_starts) + len(self.turn_ends)
 
+    @property
+    def byte_count(self) -> int:
+        """About how much memory it holds; the checkpoint's size is not known before it is encoded."""
+        texts = [event.payload.get("message") for event in self.events]
+        texts += [effect.payload.get("value") or effect.payload.get("message") for effect in self.effects]
+        return ROW_BYTES * self.row_count + sum([len(text) for text in texts if isinstance(text, str)])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionClaim:
     """Make this node the session's owner, creating the session if there is none. Answered by `SessionClaimed`."""
 
     session_key: str
+
+    row_count: ClassVar[int] = 1
+    byte_count: ClassVar[int] = ROW_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +324,12 @@ class WriteRefused:
     session_key: str
     reason: str
 
+
+Outcome = SessionClaimed | WriteCommitted | WriteDuplicated | WriteFenced | WriteRefused
+"""What becomes of a write or a claim."""
+
+ReplyTo = object
+"""Who gets the outcome: whatever the storage writer was given with the request."""
 
 CANCEL_PREFIX = "cancel "
 """A cancel of request `r1` is stored under the request id `cancel r1`. The blank keeps it apart from every client's own

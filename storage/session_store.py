@@ -1,13 +1,13 @@
 """Sessions: who owns one, how far it is, and which ones nobody looks after."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 import peewee
 
 from storage.database import OWNER_PREFIX
-from storage.records import EffectsDelivery, EffectStatus, SessionKey, SessionWrite
+from storage.records import SessionKey
 
 CLAIM = """
 INSERT INTO sessions (session_key, user_id, agent_id, thread_id, owner, epoch, created_at, last_active_at)
@@ -16,28 +16,6 @@ FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS claim (session_ke
 ON CONFLICT (session_key) DO UPDATE
 SET owner = EXCLUDED.owner, epoch = sessions.epoch + 1, last_active_at = EXCLUDED.last_active_at
 RETURNING session_key, epoch, last_event_seq, processed_event_seq, last_effect_seq
-"""
-
-ADVANCE = """
-UPDATE sessions
-SET last_event_seq = write.last_event_seq,
-    processed_event_seq = write.processed_event_seq,
-    last_effect_seq = write.last_effect_seq,
-    last_active_at = %s
-FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
-    AS write (session_key, epoch, base_event_seq, base_effect_seq,
-              last_event_seq, processed_event_seq, last_effect_seq)
-WHERE sessions.session_key = write.session_key
-  AND sessions.epoch = write.epoch
-  AND sessions.last_event_seq = write.base_event_seq
-  AND sessions.last_effect_seq = write.base_effect_seq
-RETURNING sessions.session_key
-"""
-
-RAISE_DELIVERED = """
-UPDATE sessions SET delivered_effect_seq = delivery.to_seq
-FROM unnest(%s::text[], %s::bigint[]) AS delivery (session_key, to_seq)
-WHERE sessions.session_key = delivery.session_key AND sessions.delivered_effect_seq < delivery.to_seq
 """
 
 # A node is alive while its writer holds its connection. Events of a node that is alive are its own affair.
@@ -90,38 +68,6 @@ class SessionStore:
             ),
         )
         return {row[0]: _counters(row) for row in rows}
-
-    def advance(self, writes: Sequence[SessionWrite], *, now: datetime) -> set[str]:
-        """Raise the counters of the sessions that are still as the writes expect them.
-
-        Returns:
-            The keys of those; the others are fenced, or moved on.
-        """
-        writes = sorted(writes, key=lambda write: write.session_key)
-        rows = self._database.execute_sql(
-            ADVANCE,
-            (
-                now,
-                [write.session_key for write in writes],
-                [write.epoch for write in writes],
-                [write.base_event_seq for write in writes],
-                [write.base_effect_seq for write in writes],
-                [write.last_event_seq for write in writes],
-                [write.processed_event_seq for write in writes],
-                [write.last_effect_seq for write in writes],
-            ),
-        )
-        return {row[0] for row in rows}
-
-    def raise_delivered(self, deliveries: Sequence[EffectsDelivery]) -> None:
-        """Raise `delivered_effect_seq` to the end of each completed range; never lowers it."""
-        highest: dict[str, int] = {}
-        for delivery in deliveries:
-            if delivery.status is EffectStatus.COMPLETED:
-                highest[delivery.session_key] = max(highest.get(delivery.session_key, 0), delivery.to_seq)
-        if highest:
-            keys = sorted(highest)
-            self._database.execute_sql(RAISE_DELIVERED, (keys, [highest[key] for key in keys]))
 
     def find_orphaned(self, *, node_id: str, limit: int) -> list[str]:
         """Return keys of sessions with events left to process whose owner is neither alive nor `node_id`.

@@ -28,6 +28,8 @@ from storage.records import (
     EffectType,
     EventRecord,
     EventType,
+    Outcome,
+    ReplyTo,
     SessionClaim,
     SessionClaimed,
     SessionSnapshot,
@@ -37,7 +39,7 @@ from storage.records import (
     TurnStatus,
     WriteCommitted,
 )
-from storage.writer import Outcome, ReplyTo, StorageWriter
+from storage.writer import StorageWriter
 
 Frame = Mapping[str, Any]
 Query = Callable[..., list[tuple[Any, ...]]]

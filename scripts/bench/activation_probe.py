@@ -21,8 +21,8 @@ from server.main import SWITCH_INTERVAL_S, open_database_for
 from server.node import LoopReads, call_from_thread
 from storage.database import migrate
 from storage.reader import StorageReader
-from storage.records import WriteCommitted
-from storage.writer import Outcome, ReplyTo, StorageWriter
+from storage.records import Outcome, ReplyTo, WriteCommitted
+from storage.writer import StorageWriter
 
 ACTIVATED_PER_S = "activated_per_s"
 

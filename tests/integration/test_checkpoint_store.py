@@ -1,16 +1,15 @@
 """Checkpoints: the agent's state comes back as it was, and the latest one counts."""
 
-from datetime import UTC, datetime
+import logging
 from typing import Any
 
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
 from storage.checkpoint_store import CheckpointStore
+from storage.records import WriteRefused
 from tests.integration.conftest import OpenWriter
 from tests.postgres import Conversation, Query, RecordingWriter, make_checkpoint, message, token
-
-NOW = datetime(2030, 1, 2, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -43,8 +42,7 @@ def test_state_comes_back_as_it_was(state: Any, store: CheckpointStore, conversa
 
 def test_latest_event_decides_not_the_order_of_writing(store: CheckpointStore, conversation: Conversation) -> None:
     for event_seq in (1, 3, 2):
-        write = conversation.make_write(checkpoint=make_checkpoint(event_seq, {"event": event_seq}))
-        store.append([write], now=NOW)
+        conversation.commit(conversation.make_write(checkpoint=make_checkpoint(event_seq, {"event": event_seq})))
     assert store.find_latest([conversation.key]) == {conversation.key: {"event": 3}}
 
 
@@ -71,10 +69,12 @@ def test_turn_without_checkpoint_keeps_the_one_before(
     assert Conversation(open_writer("node2").start(), conversation.key).claim().checkpoint == {"turns": 1}
 
 
-def test_event_leaves_one_checkpoint(store: CheckpointStore, query: Query, conversation: Conversation) -> None:
-    write = conversation.make_write(checkpoint=make_checkpoint(1, {"first": True}))
-    store.append([write], now=NOW)
-    again = conversation.make_write(checkpoint=make_checkpoint(1, {"first": False}))
-    with pytest.raises(Exception, match="session_key_event_seq"):
-        store.append([again], now=NOW)
+def test_event_leaves_one_checkpoint(
+    query: Query, writer: RecordingWriter, conversation: Conversation, error_logs: list[logging.LogRecord]
+) -> None:
+    conversation.commit(conversation.make_write(checkpoint=make_checkpoint(1, {"first": True})))
+    refused = writer.ask(conversation.make_write(checkpoint=make_checkpoint(1, {"first": False})))
+    assert isinstance(refused, WriteRefused)
+    assert "session_key_event_seq" in refused.reason
     assert query("SELECT state FROM checkpoints") == [({"first": True},)]
+    assert len(error_logs) == 1

@@ -7,8 +7,8 @@ import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
 from storage.event_store import EventStore
-from storage.records import SessionWrite, TurnEnd, TurnStart, TurnStatus
-from tests.postgres import Conversation, Query, RecordingWriter, make_cancel, make_user_message
+from storage.records import TurnStart
+from tests.postgres import Conversation, RecordingWriter, make_cancel, make_user_message
 
 EARLY = datetime(2030, 1, 2, tzinfo=UTC)
 LATE = datetime(2030, 1, 3, tzinfo=UTC)
@@ -17,19 +17,6 @@ LATE = datetime(2030, 1, 3, tzinfo=UTC)
 @pytest.fixture
 def store(database: PooledPostgresqlDatabase) -> EventStore:
     return EventStore(database)
-
-
-def make_turns(*, starts: tuple[TurnStart, ...] = (), ends: tuple[TurnEnd, ...] = ()) -> SessionWrite:
-    """Make a write that the statements on turns take their rows from."""
-    return SessionWrite(
-        session_key="ann:eliza:t1",
-        epoch=1,
-        base_event_seq=0,
-        base_effect_seq=0,
-        processed_event_seq=0,
-        turn_starts=starts,
-        turn_ends=ends,
-    )
 
 
 def test_requests_are_found_by_session_and_id(
@@ -77,36 +64,6 @@ def test_attempts_are_counted_above_the_given_event(store: EventStore, conversat
     conversation.commit(conversation.make_write(turn_starts=starts))
     assert store.count_attempts({conversation.key: 1}) == {conversation.key: {2: 3, 3: 2}}
     assert store.count_attempts({conversation.key: 3}) == {}
-
-
-def test_started_turn_keeps_its_first_start(store: EventStore, query: Query) -> None:
-    turns = make_turns(starts=(TurnStart(event_seq=1, attempt=1),))
-    store.start_turns([turns], now=EARLY)
-    store.start_turns([turns], now=LATE)
-    assert query("SELECT status, started_at, finished_at FROM turns") == [("running", EARLY, None)]
-
-
-def test_ended_turn_keeps_its_first_outcome(store: EventStore, query: Query) -> None:
-    end = TurnEnd(event_seq=1, attempt=1, status=TurnStatus.FAILED, error="deadline passed", latency_ms=7)
-    store.start_turns([make_turns(starts=(TurnStart(event_seq=1, attempt=1),))], now=EARLY)
-    store.end_turns([make_turns(ends=(end,))], now=LATE)
-    store.end_turns([make_turns(ends=(TurnEnd(event_seq=1, attempt=1, status=TurnStatus.COMPLETED),))], now=LATE)
-    store.start_turns([make_turns(starts=(TurnStart(event_seq=1, attempt=1),))], now=LATE)
-    assert query("SELECT * FROM turns") == [
-        ("ann:eliza:t1", 1, 1, "failed", "deadline passed", 7, None, EARLY, LATE),
-    ]
-
-
-def test_turn_that_never_began_can_end(store: EventStore, query: Query) -> None:
-    end = TurnEnd(event_seq=1, attempt=1, status=TurnStatus.CANCELLED, latency_ms=0)
-    store.end_turns([make_turns(ends=(end,))], now=EARLY)
-    assert query("SELECT status, started_at, finished_at FROM turns") == [("cancelled", EARLY, EARLY)]
-
-
-def test_attempts_of_a_turn_end_apart(store: EventStore, query: Query) -> None:
-    store.start_turns([make_turns(starts=tuple(TurnStart(event_seq=1, attempt=n) for n in (1, 2)))], now=EARLY)
-    store.end_turns([make_turns(ends=(TurnEnd(event_seq=1, attempt=2, status=TurnStatus.COMPLETED),))], now=LATE)
-    assert query("SELECT attempt, status FROM turns ORDER BY attempt") == [(1, "running"), (2, "completed")]
 
 
 def test_events_of_one_transaction_keep_their_order(store: EventStore, conversation: Conversation) -> None:

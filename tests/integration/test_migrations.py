@@ -13,7 +13,6 @@ import pytest
 from storage import database as storage_database
 from storage.database import MIGRATION_LOCK, MIGRATIONS_DIR, is_migrated, migrate, open_database
 from storage.errors import DatabaseUnavailable, SchemaError
-from storage.outbox_store import OutboxStore
 from storage.records import EffectStatus
 from storage.tables import Checkpoint, Effect, Event, Session, TurnAttempt
 from tests.postgres import UNREACHABLE_DSN, Conversation, Query, RecordingWriter, open_query, token, wait_until
@@ -25,7 +24,7 @@ CONTRACT = {
     "effects": "id session_key seq checkpoint_id type payload dedupe_key status attempt_count last_attempt_at "
     "created_at updated_at",
     "sessions": "session_key user_id agent_id thread_id last_event_seq processed_event_seq last_effect_seq "
-    "delivered_effect_seq owner epoch created_at last_active_at",
+    "delivered_effect_seq owner epoch created_at last_active_at compacted_effect_seq purged_event_seq",
     "checkpoints": "checkpoint_id session_key event_seq state created_at",
     "turns": "session_key event_seq attempt status error latency_ms token_usage started_at finished_at",
     "schema_migrations": "id name applied",
@@ -196,21 +195,14 @@ def test_no_index_on_effects_names_status(query: Query) -> None:
     assert [definition for definition in definitions if "status" in definition] == []
 
 
-def test_status_changes_are_hot_updates(
-    dsn: str, query: Query, writer: RecordingWriter, conversation: Conversation
-) -> None:
+def test_status_changes_are_hot_updates(query: Query, writer: RecordingWriter, conversation: Conversation) -> None:
     effects, step = 400, 5
     conversation.say()
     conversation.answer(*(token(1) for _ in range(effects)))
-    database = open_database(dsn, application_name="callboard test")
-    store = OutboxStore(database)
-    now = query("SELECT now()")[0][0]
-    with database.connection_context():
-        for low in range(1, effects, step):
-            for status in (EffectStatus.EXECUTING, EffectStatus.COMPLETED):
-                delivery = conversation.delivery(low, low + step - 1, status)
-                store.change_status([delivery], now=now)
-    database.close_all()  # a backend that ends hands in its statistics
+    for low in range(1, effects, step):
+        for status in (EffectStatus.EXECUTING, EffectStatus.COMPLETED):
+            writer.deliver(conversation.delivery(low, low + step - 1, status))
+    writer.writer.close(timeout_s=5)  # a backend that ends hands in its statistics
     counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'effects'"
     wait_until(lambda: query(counts)[0][0] == 2 * effects)
     hot = query(counts)[0][1]

@@ -258,7 +258,7 @@ def test_failed_effects_are_final(
     conversation.exchange("a")
     query("UPDATE effects SET status = 'failed'")
     for status in (EffectStatus.PENDING, EffectStatus.EXECUTING, EffectStatus.COMPLETED):
-        store.change_status([conversation.delivery(1, 2, status)], now=NOW)
+        writer.deliver(conversation.delivery(1, 2, status))
     store.release_abandoned(now=NOW)
     assert query("SELECT DISTINCT status, attempt_count FROM effects") == [("failed", 0)]
 

@@ -15,7 +15,6 @@ from tests.integration.conftest import OpenWriter
 from tests.postgres import (
     Conversation,
     Query,
-    RecordingWriter,
     TestDatabases,
     make_user_message,
     open_query,
@@ -78,21 +77,7 @@ def test_key_keeps_its_parts_apart(store: SessionStore, query: Query) -> None:
     assert all(tuple(key.split(":")) == parts for key, *rest in stored for parts in [tuple(rest)])
 
 
-def test_advance_names_the_sessions_that_it_raised(
-    store: SessionStore, query: Query, writer: RecordingWriter, conversation: Conversation
-) -> None:
-    other = Conversation(writer, "ann:eliza:t2")
-    other.claim()
-    write = conversation.make_write(events=[make_user_message(1)], frames=[token(1), token(1)])
-    stale = replace(other.make_write(events=[make_user_message(1)]), epoch=7)
-    assert store.advance([write, stale], now=LATE) == {conversation.key}
-    assert store.advance([write], now=LATE) == set()
-    counters = query("SELECT session_key, last_event_seq, last_effect_seq FROM sessions ORDER BY session_key")
-    assert sorted(counters) == sorted([(conversation.key, 1, 2), (other.key, 0, 0)])
-    assert query("SELECT last_active_at FROM sessions WHERE session_key = %s", conversation.key) == [(LATE,)]
-
-
-def test_advance_waits_for_a_claim_and_is_fenced_by_it(dsn: str, query: Query, open_writer: OpenWriter) -> None:
+def test_write_waits_for_a_claim_and_is_fenced_by_it(dsn: str, query: Query, open_writer: OpenWriter) -> None:
     writer = open_writer().start()
     conversation = Conversation(writer, KEY)
     conversation.claim()

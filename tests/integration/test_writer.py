@@ -11,6 +11,7 @@ import pytest
 
 from storage.records import (
     EffectStatus,
+    Outcome,
     SessionClaim,
     SessionClaimed,
     SessionWrite,
@@ -22,7 +23,7 @@ from storage.records import (
     WriteFenced,
     WriteRefused,
 )
-from storage.writer import MAX_BATCH_ROWS, Outcome
+from storage.write_queue import MAX_BATCH_ROWS
 from tests.integration.conftest import OpenWriter
 from tests.postgres import (
     Conversation,
@@ -128,7 +129,10 @@ def test_write_stores_every_part_of_it(dsn: str, query: Query) -> None:
         (KEY, 1, 1, "completed", None, 12, {"totalTokens": 3}, NOW, NOW),
         (KEY, 2, 1, "running", None, None, None, NOW, None),
     ]
-    assert query("SELECT * FROM sessions") == [(KEY, "ann", "eliza", "t1", 2, 1, 2, 0, "node1", 1, NOW, NOW)]
+    columns = "session_key, user_id, agent_id, thread_id, last_event_seq, processed_event_seq, last_effect_seq"
+    assert query(f"SELECT {columns} FROM sessions") == [(KEY, "ann", "eliza", "t1", 2, 1, 2)]
+    columns = "delivered_effect_seq, owner, epoch, created_at, last_active_at"
+    assert query(f"SELECT {columns} FROM sessions") == [(0, "node1", 1, NOW, NOW)]
 
 
 @pytest.mark.parametrize("part", ["events", "effects", "checkpoint", "turn_ends", "processed_event_seq"])

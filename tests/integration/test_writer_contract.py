@@ -14,6 +14,7 @@ import pytest
 
 from storage.records import (
     EventRecord,
+    Outcome,
     SessionClaim,
     SessionSnapshot,
     SessionWrite,
@@ -25,7 +26,6 @@ from storage.records import (
     WriteFenced,
     WriteRefused,
 )
-from storage.writer import Outcome
 from tests.integration.conftest import OpenWriter
 from tests.postgres import (
     Conversation,

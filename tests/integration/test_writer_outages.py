@@ -14,7 +14,9 @@ import pytest
 
 from storage.database import migrate
 from storage.embedded import EmbeddedPostgres
+from storage.errors import CommitUnknown
 from storage.records import EffectStatus, SessionClaim, SessionClaimed, TurnStart, WriteCommitted
+from storage.writer_connection import WriterTransaction
 from tests.integration.conftest import OpenWriter, find_memory_folder
 from tests.postgres import (
     UNREACHABLE_DSN,
@@ -102,9 +104,11 @@ def test_connection_lost_in_commit_before_it_took_hold(
     assert query("SELECT count(*) FROM effects") == [(1,)]
 
 
+@pytest.mark.parametrize("is_forgotten", [False, True], ids=["database knows", "database does not know"])
 @pytest.mark.parametrize("moves_on", [False, True], ids=["alone", "claimed meanwhile"])
 def test_lost_answer_to_commit_is_found_out(
     moves_on: bool,
+    is_forgotten: bool,
     query: Query,
     open_writer: OpenWriter,
     writer: RecordingWriter,
@@ -113,19 +117,21 @@ def test_lost_answer_to_commit_is_found_out(
 ) -> None:
     other = Conversation(open_writer("node2").start(), KEY)
     fresh = Conversation(writer, "ann:eliza:t2")
-    database = writer.writer._database
-    commit = database.commit
+    commit = WriterTransaction.commit
     lost: list[bool] = []
 
-    def lose_answer() -> None:
-        commit()
-        if not lost:
+    def lose_answer(transaction: WriterTransaction, transaction_id: str | None) -> None:
+        commit(transaction, transaction_id)
+        if not lost and threading.current_thread() is writer.writer._thread:
             lost.append(True)
             if moves_on:
                 other.claim()
-            raise peewee.OperationalError("server closed the connection unexpectedly")
+            if is_forgotten:  # as if it were an age ago, or another database
+                transaction_id = str(2**60)
+            assert transaction_id is not None
+            raise CommitUnknown("server closed the connection unexpectedly", transaction_id=transaction_id)
 
-    monkeypatch.setattr(database, "commit", lose_answer)
+    monkeypatch.setattr(WriterTransaction, "commit", lose_answer)
     write = conversation.make_write(
         events=[make_user_message(1, request_id="r1")],
         frames=[token(1), message(1)],
@@ -143,17 +149,16 @@ def test_delivery_whose_commit_was_lost_is_counted_once(
     query: Query, writer: RecordingWriter, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversation.exchange("a")
-    database = writer.writer._database
-    commit = database.commit
+    commit = WriterTransaction.commit
     lost: list[bool] = []
 
-    def lose_answer() -> None:
-        commit()
+    def lose_answer(transaction: WriterTransaction, transaction_id: str | None) -> None:
+        commit(transaction, transaction_id)
         if not lost:
             lost.append(True)
             raise peewee.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(database, "commit", lose_answer)
+    monkeypatch.setattr(WriterTransaction, "commit", lose_answer)
     writer.deliver(conversation.delivery(1, 2, EffectStatus.EXECUTING))
     assert lost
     assert query("SELECT status, attempt_count FROM effects") == [("executing", 1)] * 2
