@@ -16,6 +16,7 @@ from actors.agents.agents_file import load_agents
 from actors.agents.registry import AgentRegistry
 from server.app import make_app
 from server.config import ConfigError, Settings
+from server.event_loop import make_event_loop
 from server.garbage import collect_garbage_seldom
 from server.logs import configure_logging
 from server.node import Node
@@ -61,7 +62,7 @@ def run_to_end(main: Coroutine[Any, Any, None]) -> None:
 
     `asyncio.run` would wait for them, and an agent that swallows its cancellation would keep the server from stopping.
     """
-    loop = asyncio.new_event_loop()
+    loop = make_event_loop()
     try:
         loop.run_until_complete(main)
         tasks = asyncio.all_tasks(loop)
