@@ -110,7 +110,8 @@ def attach(
     Args:
         route: The session's.
         connection_id: Who.
-        delivered: `delivered_effect_seq` as read; the route may know of a higher one that is not stored yet.
+        delivered: `delivered_effect_seq` as read, where the backlog begins; the route may know of a higher one that is
+            not stored yet.
         head: `last_effect_seq` as read.
         backlog: Effects above `delivered`, all there are or the first of them.
         asked_mark: The mark when the connection asked, if the route knew it then: what others have taken since is
@@ -118,10 +119,11 @@ def attach(
     """
     completed = max(route.completed, delivered)
     route = replace(route, head=max(route.head, head), completed=completed)
-    if asked_mark is not None and asked_mark < completed:
-        subscriber = Subscriber(cursor=asked_mark, taken=asked_mark)
+    mark = completed if asked_mark is None else min(asked_mark, completed)
+    if mark != delivered:
+        # The backlog begins elsewhere, and a page leaves out what a reader of before its beginning does not need.
+        subscriber = Subscriber(cursor=mark, taken=mark)
         return _serve_read(route, connection_id, subscriber, (), complete=False)
-    mark = completed
     subscriber = Subscriber(cursor=mark, taken=mark, is_reading=True)
     effects = _after(backlog, mark)
     covered = effects[-1].seq if effects else mark

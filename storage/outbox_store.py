@@ -91,22 +91,31 @@ class OutboxStore:
             limit: How many effects at most for each session.
             ended_before: As in `read_undelivered`.
         """
-        query = (
-            Session.select(Session.session_key, Session.delivered_effect_seq, Session.last_effect_seq)
-            .where(Session.session_key.in_(list(session_keys)))
-            .tuples()
+        keys = list(session_keys)
+        counters = self._read_counters(keys)
+        if all(delivered_seq == head_seq for _, delivered_seq, head_seq in counters):
+            return [_make_backlog(*each, effects=()) for each in counters]
+        # From one snapshot: the page after a mark leaves out what has been delivered before that mark, not before a
+        # higher one that is stored by the time of the second statement.
+        with self._database.atomic():
+            self._database.execute_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            return [
+                _make_backlog(
+                    key,
+                    delivered_seq,
+                    head_seq,
+                    effects=()
+                    if delivered_seq == head_seq
+                    else self.read_undelivered(key, after=delivered_seq, limit=limit, ended_before=ended_before),
+                )
+                for key, delivered_seq, head_seq in self._read_counters(keys)
+            ]
+
+    def _read_counters(self, session_keys: list[str]) -> list[tuple[str, int, int]]:
+        query = Session.select(Session.session_key, Session.delivered_effect_seq, Session.last_effect_seq).where(
+            Session.session_key.in_(session_keys)
         )
-        return [
-            OutboxBacklog(
-                session_key=session_key,
-                delivered_seq=delivered_seq,
-                head_seq=head_seq,
-                effects=()
-                if delivered_seq == head_seq
-                else self.read_undelivered(session_key, after=delivered_seq, limit=limit, ended_before=ended_before),
-            )
-            for session_key, delivered_seq, head_seq in list(query.bind(self._database))
-        ]
+        return list(query.tuples().bind(self._database))
 
     def read_undelivered(
         self, session_key: str, *, after: int, limit: int, ended_before: datetime | None = None
@@ -143,3 +152,9 @@ class OutboxStore:
     def find_last_event_seqs(self, session_keys: Iterable[str]) -> Mapping[str, int]:
         """Return the event that each session's last effect belongs to; sessions without effects are missing."""
         return dict(self._database.execute_sql(LAST_EFFECT_EVENTS, (list(session_keys),)))
+
+
+def _make_backlog(
+    session_key: str, delivered_seq: int, head_seq: int, *, effects: tuple[OutboxEffect, ...]
+) -> OutboxBacklog:
+    return OutboxBacklog(session_key=session_key, delivered_seq=delivered_seq, head_seq=head_seq, effects=effects)

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from actors.routing import (
@@ -70,12 +71,6 @@ def test_long_backlog_is_read_on_at_the_sockets_pace() -> None:
     assert commands == [report(1, 4, EffectStatus.COMPLETED), ReadOutbox(connection_id="a", after=4)]
 
 
-def test_route_may_know_more_taken_than_was_read() -> None:
-    route = Route(session_key=KEY, head=5, completed=4)
-    route, commands = attach(route, "a", delivered=2, head=5, backlog=make_effects(3, 5))
-    assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(5, 5))]
-
-
 def test_effects_committed_since_the_backlog_was_read_follow() -> None:
     route = Route(session_key=KEY, head=3)
     route, commands = attach(route, "a", delivered=0, head=1, backlog=make_effects(1, 1))
@@ -92,6 +87,16 @@ def test_superseded_effects_are_covered_by_their_message() -> None:
     route, commands = attach(Route(session_key=KEY), "a", delivered=0, head=6, backlog=(message,))
     assert commands == [SendEffects(connection_ids=("a",), effects=(message,))]
     assert route.subscribers["a"].is_live
+
+
+def test_backlog_from_before_the_routes_mark_is_read_again() -> None:
+    """It is short of the tokens of a turn that has ended, and of which another connection has taken the beginning."""
+    message = msgspec.structs.replace(make_effect(54, kind="message"), from_seq=52)
+    route = Route(session_key=KEY, head=54, completed=52)
+    route, commands = attach(route, "a", delivered=51, head=54, backlog=(message,))
+    assert commands == [ReadOutbox(connection_id="a", after=52)]
+    _, commands = serve_page(route, "a", make_effects(53, 54), complete=True)
+    assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(53, 54))]
 
 
 # Live
