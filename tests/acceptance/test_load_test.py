@@ -1,0 +1,284 @@
+"""`callboard load-test` through its own command: against the real server, and against one that gets things wrong."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+from tornado.websocket import WebSocketHandler
+
+from tests.acceptance.server_process import CALLBOARD, ServerProcess, Servers, make_environment
+
+TIMEOUT_S = 90.0
+QUICK = ["--tokens", "12", "--interval-ms", "4", "--first-token-ms", "10", "--think-ms", "5", "--ramp-s", "0.1"]
+
+
+def run_load(folder: Path, url: str, *options: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [CALLBOARD, "load-test", url, *options],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        cwd=folder,
+        env=make_environment(),
+    )
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+# The real server
+
+
+def test_real_server_passes_with_report_and_figures(server: ServerProcess, tmp_path: Path) -> None:
+    sizes = ["--sessions", "20", "--messages", "5", "--json", "result.json", "--report", "report/new"]
+
+    done = run_load(tmp_path, server.url, *QUICK, *sizes)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("no violations: 100 of 100 answers")
+    assert "connected" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+    result = read_result(tmp_path)
+    assert (result["counts"]["sent"], result["counts"]["answered"], result["counts"]["tokens"]) == (100, 100, 1200)
+    assert result["timings_ms"]["first_token"]["count"] == 100
+    assert result["timings_ms"]["first_token"]["p50"] >= 10
+    assert result["timings_ms"]["answer"]["p50"] >= 10 + 11 * 4
+    assert (tmp_path / "report" / "new" / "index.html").read_text().count("<svg") >= 1
+
+
+def test_real_server_passes_under_chaos(server: ServerProcess, tmp_path: Path) -> None:
+    sizes = ["--sessions", "20", "--messages", "5", "--chaos", "--chaos-every-s", "0.1", "--seed", "7"]
+
+    done = run_load(tmp_path, server.url, *QUICK, *sizes, "--json", "result.json")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = read_result(tmp_path)["counts"]
+    assert counts["answered"] == 100
+    assert counts["left"] > 20
+    assert counts["connected"] == counts["left"] + 20
+    assert counts["resent"] > 0
+
+
+def test_real_server_passes_with_requests_waiting_in_line(server: ServerProcess, tmp_path: Path) -> None:
+    sizes = ["--sessions", "5", "--messages", "20", "--in-flight", "8", "--json", "result.json"]
+
+    done = run_load(tmp_path, server.url, *QUICK, "--think-ms", "0", *sizes)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_result(tmp_path)["counts"]["answered"] == 100
+
+
+def test_other_agents_answers_are_checked_for_consistency(server: ServerProcess, tmp_path: Path) -> None:
+    options = ["--agent", "eliza", "--sessions", "3", "--messages", "2", "--think-ms", "5"]
+
+    done = run_load(tmp_path, server.url, *options)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 of 6 answers" in done.stdout
+
+
+def test_run_survives_a_restart_of_the_server(servers: Servers, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--slow"):
+        pytest.skip("starts two servers one after the other: --slow")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    before = servers.start("--port", port, "--shutdown-grace-s", "0.2")
+    sizes = ["--sessions", "10", "--messages", "8", "--first-token-ms", "100", "--json", "result.json"]
+    with start_load(tmp_path, before.url, *QUICK, *sizes) as run:
+        wait_for_line(run, "1.0 s")
+        before.stop()
+        servers.start("--port", port, data_dir=before.data.path)
+        stdout, stderr = run.communicate(timeout=TIMEOUT_S)
+
+    assert run.returncode == 0, stdout + stderr
+    counts = read_result(tmp_path)["counts"]
+    assert counts["answered"] == 80
+    assert counts["closed"] > 0
+
+
+def test_unknown_agent_ends_the_run_with_reason(server: ServerProcess, tmp_path: Path) -> None:
+    done = run_load(tmp_path, server.url, "--agent", "nobody")
+
+    assert done.returncode == 3
+    assert "there is no agent nobody" in done.stdout
+
+
+def test_interrupted_run_tells_its_results_so_far(server: ServerProcess, tmp_path: Path) -> None:
+    with start_load(tmp_path, server.url, *QUICK, "--messages", "1000", "--json", "result.json") as run:
+        wait_for_line(run, "1.0 s")
+        os.kill(run.pid, signal.SIGINT)
+        stdout, stderr = run.communicate(timeout=TIMEOUT_S)
+
+    assert run.returncode == 0, stdout + stderr
+    assert stdout.splitlines()[-1].startswith("no violations")
+    assert "interrupted" in stdout.splitlines()[-1]
+    assert read_result(tmp_path)["end"] == "interrupted"
+    assert "Traceback" not in stderr
+
+
+@contextmanager
+def start_load(folder: Path, url: str, *options: str) -> "Iterator[subprocess.Popen[str]]":
+    """Start a run; it is gone in the end."""
+    run = subprocess.Popen(
+        [CALLBOARD, "load-test", url, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=make_environment(),
+    )
+    try:
+        yield run
+    finally:
+        if run.poll() is None:
+            run.kill()
+            run.communicate()
+
+
+def wait_for_line(run: "subprocess.Popen[str]", words: str) -> None:
+    """Read progress up to a line with these words."""
+    assert run.stderr is not None
+    for line in run.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"ended without {words}")
+
+
+# A server that gets things wrong
+
+Frames = list[dict[str, Any]]
+
+
+def answer(request_id: str, tokens: int) -> Frames:
+    """Return the frames of a correct answer of the metronome."""
+    values = [f" tok{number}" for number in range(tokens)]
+    usage = {"promptTokens": 1, "completionTokens": tokens, "totalTokens": tokens + 1}
+    end = {"type": "message", "message": "".join(values), "latencyMs": 1, "tokenUsage": usage}
+    frames: Frames = [{"type": "token", "value": value} for value in values]
+    return [frame | {"requestId": request_id} for frame in [*frames, end]]
+
+
+def double_token(frames: Frames) -> Frames:
+    return [frames[0], *frames]
+
+
+def lose_message(frames: Frames) -> Frames:
+    return frames[:-1]
+
+
+def take_for_another(frames: Frames) -> Frames:
+    return [frames[0] | {"requestId": "someone-else"}, *frames]
+
+
+def do_nothing(frames: Frames) -> Frames:
+    return frames
+
+
+@contextmanager
+def serve_wrongly(edit: Callable[[Frames], Frames]) -> Iterator[str]:
+    """Run a server whose answers were edited; yield its URL."""
+
+    class Chat(WebSocketHandler):
+        def on_message(self, text: str | bytes) -> None:
+            request = json.loads(text)
+            tokens = json.loads(request["message"])["tokens"]
+            for frame in edit(answer(request["requestId"], tokens)):
+                self.write_message(json.dumps(frame))
+
+    sockets, started = bind_sockets(0, "127.0.0.1"), threading.Event()
+    stop, loop = asyncio.Event(), asyncio.new_event_loop()
+
+    async def listen() -> None:
+        server = HTTPServer(Application([("/api/chat/ws", Chat)]))
+        server.add_sockets(sockets)
+        started.set()
+        await stop.wait()
+        server.stop()
+        await server.close_all_connections()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(listen())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield f"ws://127.0.0.1:{sockets[0].getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("edit", "faults"),
+    [
+        (double_token, {"duplicate"}),
+        (lose_message, {"lost"}),
+        (take_for_another, {"foreign"}),
+    ],
+)
+def test_planted_fault_is_named_and_fails_the_run(
+    edit: Callable[[Frames], Frames], faults: set[str], tmp_path: Path
+) -> None:
+    sizes = ["--sessions", "2", "--messages", "2", "--timeout-s", "0.5", "--json", "result.json"]
+    with serve_wrongly(edit) as url:
+        done = run_load(tmp_path, url, *QUICK, *sizes)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert set(read_result(tmp_path)["violations"]) == faults
+    assert [fault for fault in faults if f"violation: {fault} (" not in done.stdout] == []
+
+
+def test_server_that_gets_nothing_wrong_passes(tmp_path: Path) -> None:
+    with serve_wrongly(do_nothing) as url:
+        done = run_load(tmp_path, url, *QUICK, "--sessions", "2", "--messages", "2")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Options, and no server at all
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--sessions", "0"], ["--sessions"]),
+        (["--json", "missing/result.json"], ["--json", "missing/result.json"]),
+        (["--report", "/dev/null/report"], ["--report", "/dev/null/report"]),
+    ],
+    ids=str,
+)
+def test_bad_option_is_refused_by_name(tmp_path: Path, options: list[str], words: list[str]) -> None:
+    done = run_load(tmp_path, "ws://127.0.0.1:1", *options)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [word for word in words if word not in done.stderr] == []
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_server_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        done = run_load(tmp_path, f"ws://127.0.0.1:{unused.getsockname()[1]}", "--patience-s", "60")
+
+    assert done.returncode == 3
+    assert "no server" in done.stdout
+    assert "connection refused" in done.stdout
+    assert "Traceback" not in done.stderr
