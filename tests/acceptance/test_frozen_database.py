@@ -1,0 +1,51 @@
+"""A database that stands still: the server goes on, refuses what it cannot keep, and loses nothing."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from tests.acceptance.client import connect, fetch
+from tests.acceptance.server_process import ServerProcess, Servers
+
+WRITERS_BACKEND = "SELECT pid FROM pg_stat_activity WHERE application_name ~ '^callboard [0-9a-f]{12}$'"
+LONG = "word " * 6_000
+
+
+@contextmanager
+def frozen_writer(server: ServerProcess) -> Iterator[None]:
+    """Hold the process that serves the storage writer."""
+    ((pid,),) = server.database.query(WRITERS_BACKEND)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_frozen_database_refuses_new_messages_and_loses_none(servers: Servers) -> None:
+    server = servers.start(WRITER_QUEUE_BYTES="65536")
+    with ExitStack() as opened:
+        clients = [opened.enter_context(connect(server, f"t{number}", agentId="echo")) for number in range(4)]
+        for client in clients:
+            assert client.ask("hello").end["message"] == "hello"
+        with frozen_writer(server):
+            for number, client in enumerate(clients[:3]):
+                client.say(LONG, requestId=f"long-{number}")
+            tries = 0
+            refused = None
+            while refused is None:
+                tries += 1
+                clients[3].say("one more", requestId=f"try-{tries}")
+                status, _ = fetch(server, "/healthz")
+                assert status == 200
+                with suppress(TimeoutError):
+                    refused = clients[3].receive(timeout_s=0.2)
+            assert refused["requestId"] == f"try-{tries}"
+            assert (refused["type"], refused["code"], refused["retryable"]) == ("error", "overloaded", True)
+        for number, client in enumerate(clients[:3]):
+            answer = client.receive_answer()
+            assert (answer.end["requestId"], answer.end["message"]) == (f"long-{number}", LONG)
+        for number in range(1, tries):
+            assert clients[3].receive_answer().end["requestId"] == f"try-{number}"
+        assert clients[3].ask("one more", requestId="again").end["message"] == "one more"
