@@ -5,10 +5,15 @@
        │        round 1        round 2                    one process for each variant, asked in turn
        ├──────> A  B  C   ──>  C  B  A   ──> ...  ──>     for one round: noise of the machine hits all
        │                                                  of them alike, garbage of one no other
-       └──────> rows: the median over the rounds, of a figure or of a ratio within one round ──> table, JSON
+       └──────> rows: the median over the rounds, of a figure or a ratio within one round ──> table, JSON, plot
 
-`benchmark`, `target`, `measurement`, `report` and `table` are pure; `rounds` and `probe_process` run the probes, which
-measure. A probe is a generator: it sets up, yields one sample for each round, and cleans up when it is closed.
+Each of `actors`, `stream`, `outbox` and `peers` has a command and a catalogue of its own; the options (`choices`)
+and all that follows (`run`) are the same. `benchmark`, `target`, `measurement`, `report` and `table` are pure; `plot`
+draws; `rounds` and `probe_process` run the probes, which measure. A probe is a generator: it sets up, yields one sample
+for each round, and cleans up when it is closed. A server that is measured is a process more, and the probe its load.
+
+    stream_probe: StreamClient, StreamClient, ... ──ws──> stream_direct                   no storage: the yardstick
+    (picows: cheap)                               ──ws──> callboard serve ──> PostgreSQL  merged, strict
 
 | what fails | what happens |
 |---|---|

@@ -39,13 +39,14 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the result: a figure of a variant, or a ratio of two variants within each round.
+    """One line of the result: a figure of a variant, or the ratio or difference of two variants within each round.
 
     Attributes:
         name: What is measured.
         variant: Whose figure.
         figure: Its name in the samples.
-        over: The variant whose figure of this name it is divided by; None for the figure itself.
+        over: The variant whose figure of this name it is divided by; None for no ratio.
+        minus: The variant whose figure of this name is taken from it; None for no difference. At most one of the two.
         summarise: Makes one figure of those of the rounds.
     """
 
@@ -54,18 +55,23 @@ class Row:
     figure: str
     unit: str
     over: str | None = None
+    minus: str | None = None
     target: Target | None = None
     summarise: Callable[[Sequence[float]], float] = median
 
     @property
     def subject(self) -> str:
         """The variant, or the two of them."""
-        return self.variant if self.over is None else f"{self.variant} / {self.over}"
+        if self.over is not None:
+            return f"{self.variant} / {self.over}"
+        return self.variant if self.minus is None else f"{self.variant} - {self.minus}"
 
     def compute(self, done: Round) -> float:
         """Return this row's figure in one round."""
         figure = done[self.variant][self.figure]
-        return figure if self.over is None else figure / done[self.over][self.figure]
+        if self.over is not None:
+            return figure / done[self.over][self.figure]
+        return figure if self.minus is None else figure - done[self.minus][self.figure]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

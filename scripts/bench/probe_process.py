@@ -6,6 +6,7 @@
 The child takes no Ctrl-C: it is for the command, which then closes the pipe. A command that is killed closes it too.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import signal
@@ -99,7 +100,7 @@ def serve_samples(probe: Probe, arguments: Mapping[str, Any], connection: Connec
     """Run a probe in this process: send a sample for each request, None after the last, or the text of an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the probe cleans up
+    signal.signal(signal.SIGTERM, end_probe)
     logging.basicConfig(level=logging.WARNING)
     samples = probe(**arguments)
     try:
@@ -108,6 +109,16 @@ def serve_samples(probe: Probe, arguments: Mapping[str, Any], connection: Connec
     except (EOFError, BrokenPipeError):
         pass  # the command wants no more, or is gone
     except Exception:  # noqa: BLE001 (it is raised again in the command)
-        connection.send(traceback.format_exc())
+        with contextlib.suppress(BrokenPipeError):  # or not, if it is gone: Ctrl-C ends the servers of probes, too
+            connection.send(traceback.format_exc())
     finally:
         samples.close()
+
+
+def end_probe(*_: object) -> None:
+    """Have the probe clean up, and this process end, unless it is at that already: then it must not be kept from it.
+
+    What cleans up does so while an exception is on its way: GeneratorExit, one of the probe's own, or ours.
+    """
+    if sys.exception() is None:
+        sys.exit(1)

@@ -15,11 +15,13 @@ class Report:
     """All of a run.
 
     Attributes:
+        suite: The command of `callboard bench` that ran.
         quick: True if the sizes were too small for targets to be judged.
         rounds: As asked for; some benchmarks run fewer.
         load_after: Like the machine's load, at the end of the run: mostly the run's own.
     """
 
+    suite: str
     quick: bool
     rounds: int
     started_at: datetime
@@ -31,7 +33,7 @@ class Report:
 def make_document(report: Report) -> dict[str, Any]:
     """Return the report as a JSON document."""
     return {
-        "benchmarks": "actors",
+        "benchmarks": report.suite,
         "quick": report.quick,
         "rounds": report.rounds,
         "started_at": report.started_at.isoformat(timespec="seconds"),

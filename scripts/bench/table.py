@@ -16,7 +16,7 @@ VERDICT_WORDS = {
 
 def make_table(report: Report) -> Table:
     """Lay a report out: a line for each measurement, a section for each benchmark."""
-    table = Table(title=_make_title(report), caption=describe_limits(report), caption_justify="left")
+    table = Table(title=make_title(report), caption=describe_limits(report), caption_justify="left")
     table.add_column("benchmark", no_wrap=True)
     table.add_column("what")
     table.add_column("of")
@@ -47,8 +47,9 @@ def _make_cells(measurement: Measurement) -> list[str]:
     ]
 
 
-def _make_title(report: Report) -> str:
-    title = "callboard bench actors"
+def make_title(report: Report) -> str:
+    """Say whose figures these are, and whether they count."""
+    title = f"callboard bench {report.suite}"
     return f"{title} (quick: far smaller sizes than named, targets not judged)" if report.quick else title
 
 
@@ -56,8 +57,9 @@ def describe_limits(report: Report) -> str:
     """Say what the figures depend on."""
     machine = report.machine
     rounds = "1 round" if report.rounds == 1 else f"medians of up to {report.rounds} rounds"
+    libraries = "".join(f"{name} {version}, " for name, version in machine.libraries.items())
     return (
-        f"{rounds}; {machine.cores} cores, {machine.python}, Thespian {machine.thespian}, {machine.system}; "
+        f"{rounds}; {machine.cores} cores, {machine.python}, {libraries}{machine.system}; "
         f"load {machine.load:.1f} before, {report.load_after:.1f} after"
     )
 

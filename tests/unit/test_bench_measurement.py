@@ -37,6 +37,16 @@ def test_ratio_is_taken_within_each_round() -> None:
     assert measured.verdict is Verdict.MET
 
 
+def test_difference_is_taken_within_each_round() -> None:
+    row = Row(name="delay", variant="ours", figure="ms", unit="ms", minus="theirs", target=at_most(3))
+    rounds = [{"ours": {"ms": ours}, "theirs": {"ms": theirs}} for ours, theirs in ((8, 2), (50, 10), (9, 4))]
+
+    (measured,) = measure_rows(make_benchmark(row), rounds, quick=False)
+
+    assert (measured.rounds, measured.figure, measured.subject) == ((6, 40, 5), 6, "ours - theirs")
+    assert measured.verdict is Verdict.MISSED
+
+
 def test_row_may_name_another_summary_than_the_median() -> None:
     row = Row(name="lateness", variant="ours", figure="max_ms", unit="ms", summarise=max)
 

@@ -12,7 +12,7 @@ from scripts.bench.report import Report, make_document
 from scripts.bench.table import format_figure, format_target, make_table
 from scripts.bench.target import Target, Verdict, at_least, at_most
 
-MACHINE = Machine(cores=2, python="CPython 3.11.7", thespian="4.0.1", system="Linux x86_64", load=0.31)
+MACHINE = Machine(cores=2, python="CPython 3.11.7", libraries={"thespian": "4.0.1"}, system="Linux x86_64", load=0.31)
 
 
 def make_measurement(
@@ -35,8 +35,9 @@ def make_measurement(
     )
 
 
-def make_report(*measurements: Measurement, quick: bool = False, rounds: int = 3) -> Report:
+def make_report(*measurements: Measurement, suite: str = "actors", quick: bool = False, rounds: int = 3) -> Report:
     return Report(
+        suite=suite,
         quick=quick,
         rounds=rounds,
         started_at=datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC),
@@ -67,7 +68,7 @@ def test_document_holds_figures_targets_and_limits() -> None:
         "machine": {
             "cores": 2,
             "python": "CPython 3.11.7",
-            "thespian": "4.0.1",
+            "libraries": {"thespian": "4.0.1"},
             "system": "Linux x86_64",
             "load": 0.31,
             "load_after": 1.52,
@@ -102,9 +103,16 @@ def test_table_shows_figure_range_target_and_verdict() -> None:
 def test_table_names_the_limits_of_its_figures() -> None:
     words = " ".join(render(make_report(make_measurement())).split())
 
-    limits = "medians of up to 3 rounds; 2 cores, CPython 3.11.7, Thespian 4.0.1, Linux x86_64"
+    limits = "medians of up to 3 rounds; 2 cores, CPython 3.11.7, thespian 4.0.1, Linux x86_64"
     assert limits in words
     assert "load 0.3 before, 1.5 after" in words
+
+
+def test_table_and_document_name_their_suite() -> None:
+    report = make_report(make_measurement(), suite="made-up")
+
+    assert "callboard bench made-up" in render(report).splitlines()[0]
+    assert make_document(report)["benchmarks"] == "made-up"
 
 
 def test_quick_table_says_that_it_judges_nothing() -> None:
@@ -141,8 +149,9 @@ def test_targets_read_as_people_write_them() -> None:
 
 
 def test_machine_is_described_without_its_name() -> None:
-    machine = describe_machine()
+    machine = describe_machine(["thespian", "no-such-distribution"])
 
     assert machine.cores >= 1
+    assert list(machine.libraries) == ["thespian"]
     assert machine.python.split()[1].count(".") == 2
     assert machine.load >= 0
