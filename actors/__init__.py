@@ -34,12 +34,15 @@ What happens at each failure:
 | failure | what happens |
 |---|---|
 | an agent raises, hangs, yields nothing or nonsense | the turn ends with an `error`; the session goes on |
-| a handler of a session actor raises | logged; waiting requests are answered `internal`; a new actor goes on |
+| a handler of a session actor raises | logged; requests that storage was not given are answered `internal`; those in |
+| | the write in flight are stored or answered, once it is known which; then a new actor goes on |
+| a session actor cannot be made, or fails in giving up | what it has not read is answered `internal`; a new one is made |
 | a session's actor fails five times in a minute | `overloaded` for 30 s; then it is tried again |
 | a handler of an actor that is no BaseActor raises | run again twice at once; then its sender gets a PoisonMessage |
 | a handler holds the loop for over `SLOW_HANDLER_MS` | logged, with the actor's class; nothing interrupts it |
 | `SESSION_MAX_LIVE` sessions have an actor | the longest idle leaves; all busy: new ones are `overloaded` |
-| a handler of director or delivery raises | logged; the message is dropped, the state is as before |
+| a handler of the director raises | logged; a request is answered `internal`, the state is as before |
+| a handler of delivery raises | logged; the message is dropped, the state is as before |
 | another node claims the session | the next write is fenced; the actor exits and leaves the rest to it |
 | the database refuses a write's data | its requests are answered `internal`, the actor is made anew |
 | the database cannot be reached | writes wait in the writer, tokens in the turn; past 64 KiB the agent is paused |

@@ -9,7 +9,9 @@ its mail; only then may it be let go. A message can therefore neither be lost wi
 Passivation is one ordered queue and one timer for all sessions, however many there are.
 
 An actor that fails is started anew after a pause, in which its session's messages wait here; one that fails again and
-again is left alone for a while (`circuit`), and its session's messages are refused.
+again is left alone for a while (`circuit`), and its session's messages are refused. No message passes one of the same
+session: a failed actor refuses its mail until this one has heard of the failure and asks it to exit, which comes behind
+all that was forwarded.
 """
 
 import logging
@@ -40,6 +42,7 @@ from actors.messages import (
     SubmitUserMessage,
 )
 from actors.session import SessionActor
+from actors.session_ends import FAILED_TEXT
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,12 @@ PASSIVATION_PAUSE_S: Final = 0.01
 
 NO_ROOM_PAUSE_S: Final = 1.0
 """When to try again to start a failed session, if all that there is room for are busy."""
+
+RESTART_PAUSE_S: Final = 0.001
+"""At least so long until the next look whether a session's pause is over: a timer may be early by its granularity."""
+
+FORGET_PAUSE_S: Final = 1.0
+"""Failures are forgotten so long after they ceased to matter: for the same reason, and nothing waits for it."""
 
 
 class _Alarm(Enum):
@@ -123,17 +132,24 @@ class SessionDirector(BaseActor):
             self._forward(message)
 
     def receiveMsg_DeadEnvelope(self, message: DeadEnvelope, _sender: ActorAddress) -> None:
-        """A request that came to an actor after its exit goes to its successor."""
+        """A request that no actor has read is answered, not forwarded: newer ones may be on their way already.
+
+        There are such only if an actor could not be made, or failed even in giving up its session.
+        """
         late = message.deadMessage
         if isinstance(late, SubmitUserMessage | SubmitCancel):
-            if self._halted:
-                self._refuse(late, "the server is stopping")
-            else:
-                self._forward(late)
+            self._refuse(late, FAILED_TEXT, code="internal")
+
+    def refuse(self, message: object) -> None:
+        """Answer a request at which this actor failed: it was not forwarded."""
+        if isinstance(message, SubmitUserMessage | SubmitCancel):
+            self._refuse(message, FAILED_TEXT, code="internal")
 
     def _forward(self, message: SubmitUserMessage | SubmitCancel) -> None:
-        if self._is_resting(message.session_key):
-            self._keep_waiting(self._recoveries[message.session_key], message)
+        recovery = self._recoveries.get(message.session_key)
+        # While some wait for the end of a pause none may pass them, whatever the clock says.
+        if recovery is not None and (recovery.waiting or recovery.circuit.is_resting(self._services.clock())):
+            self._keep_waiting(recovery, message)
             return
         live = self._live.get(message.session_key) or self._create(message.session_key)
         if live is None:
@@ -240,20 +256,23 @@ class SessionDirector(BaseActor):
                 self._keep_waiting(recovery, message)
             recovery.waiting = []
         self.wakeupAfter(wait_s, _Restart(session_key))
-        self.wakeupAfter(WINDOW_S, _ForgetFailures(session_key))
+        self.wakeupAfter(WINDOW_S + FORGET_PAUSE_S, _ForgetFailures(session_key))
 
     def _restart(self, session_key: str) -> None:
         """Start an actor for what the failed one left in storage, and hand it what came meanwhile."""
-        if self._halted or self._is_resting(session_key):
+        if self._halted:
             return
         recovery = self._recoveries.get(session_key)
-        waiting: list[SubmitUserMessage | SubmitCancel] = []
-        if recovery is not None:
-            waiting, recovery.waiting = recovery.waiting, []
+        left_s = recovery.circuit.rests_until_s - self._services.clock() if recovery is not None else 0.0
+        if left_s > 0:  # it failed again, or the loop's timers are coarser than the clock
+            self.wakeupAfter(max(left_s, RESTART_PAUSE_S), _Restart(session_key))
+            return
         if self._live.get(session_key) is None and self._create(session_key) is None:
             self.wakeupAfter(NO_ROOM_PAUSE_S, _Restart(session_key))  # this node owns it: nobody else will
-        for message in waiting:
-            self._forward(message)
+        if recovery is not None:
+            waiting, recovery.waiting = recovery.waiting, []
+            for message in waiting:
+                self._forward(message)
 
     def _is_resting(self, session_key: str) -> bool:
         recovery = self._recoveries.get(session_key)
@@ -313,17 +332,22 @@ class SessionDirector(BaseActor):
     def receiveMsg_DrainSessions(self, message: DrainSessions, _sender: ActorAddress) -> None:
         """Refuse new messages from now on, and tell when the last turn has ended."""
         self._drained = message.drained
-        for recovery in self._recoveries.values():
-            for waiting in recovery.waiting:
-                self._refuse(waiting, "the server is stopping")
-            recovery.waiting = []
+        self._refuse_waiting()
         self._report_drained()
 
     def receiveMsg_HaltSessions(self, message: HaltSessions, _sender: ActorAddress) -> None:
         """Stop every session where it is."""
         self._halted = True
+        self._refuse_waiting()  # cancels, which came since the drain
         for address in self._live.addresses:
             self.send(address, message)
+
+    def _refuse_waiting(self) -> None:
+        """Answer what waits for a session's next actor."""
+        for recovery in self._recoveries.values():
+            waiting, recovery.waiting = recovery.waiting, []
+            for message in waiting:
+                self._refuse(message, "the server is stopping")
 
     def _report_drained(self) -> None:
         if self._drained is not None and self._live.busy_count == 0:

@@ -107,7 +107,7 @@ class ActorCell:
         self, actorClass: Any, targetActorRequirements: Any, globalName: str | None, sourceHash: str | None = None
     ) -> ActorAddress:
         """Make a child."""
-        return self._base.newActor(
+        return self._base.make_child(
             self, actorClass, targetActorRequirements, globalName, sourceHash or self.source_hash
         )
 

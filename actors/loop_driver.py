@@ -23,9 +23,12 @@ class RestingLoop:
         return (
             not self._loop.is_running()  # first, as it is nearly always the answer
             and threading.get_ident() == self._owner_id
-            and not self._loop.is_closed()
-            and find_running_loop() is None
+            and self.can_run()
         )
+
+    def can_run(self) -> bool:
+        """True on any thread while nobody runs the loop, nor any other loop on this thread."""
+        return not self._loop.is_running() and not self._loop.is_closed() and find_running_loop() is None
 
     def fire_what_is_due(self) -> None:
         """Let the timers fire that are due: they come before what is said now."""

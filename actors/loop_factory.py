@@ -11,6 +11,8 @@ from thespian.actors import Actor
 from thespian.system.sourceLoader import loadModuleFromHashSource
 from thespian.system.utilis import actualActorClass
 
+from actors.loop_failure import ENDS_THE_RUN, log_unmade
+
 log = logging.getLogger(__name__)
 
 
@@ -56,17 +58,12 @@ class ActorFactory:
                 )
                 return None
             return self._construct(actor_class, requirements)
-        except ImportError:
-            raise  # to an actor that creates, too: as on the simple base
-        except Exception as error:
+        except (ImportError, *ENDS_THE_RUN):
+            raise  # an ImportError to an actor that creates, too: as on the simple base
+        except BaseException as failure:
             if is_top_level:
                 raise
-            log.warning(
-                "Could not make a %s",
-                getattr(actor_class, "__name__", actor_class),
-                exc_info=error,
-                extra={"action": "actor_not_made"},
-            )
+            log_unmade(actor_class, failure)
             return None
 
     def _construct(self, actor_class: type[Actor], requirements: Any) -> Actor:

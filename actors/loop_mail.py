@@ -1,12 +1,15 @@
 """The mail of an actor system: one queue, which the event loop drains in bounded slices.
 
-post ──> queue ──> drain, SLICE_S at a time ──> receiveMessage
-│                           └── raises: run again, then PoisonMessage to the sender
-└── more left: again, after the loop's other callbacks
+    post ──> queue ──> drain, SLICE_S at a time ──> receiveMessage
+                        │                           └── raises: run again, then PoisonMessage to the sender
+                        └── more left: again, after the loop's other callbacks
+
+The loop has `drain` among its callbacks exactly while there is mail, and never twice: each would take its slice.
 """
 
 import asyncio
 import logging
+import threading
 import time
 import traceback
 from collections import deque
@@ -17,6 +20,7 @@ from thespian.actors import Actor, ActorAddress, ActorSystemMessage, PoisonMessa
 
 from actors.loop_cell import ActorCell
 from actors.loop_driver import find_running_loop
+from actors.loop_failure import ENDS_THE_RUN, log_failure, try_handling
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ class MailQueue:
         self._end_slice = end_slice
         self._slow_handler_s = slow_handler_s
         self._queue: deque[tuple[ActorAddress, ActorAddress, object]] = deque()
+        self._scheduling = threading.Lock()  # of threads that all see an idle queue, one schedules
         self._is_scheduled = False
         self._is_closed = False
         self.is_draining = False
@@ -75,7 +80,10 @@ class MailQueue:
             self._schedule()
 
     def _schedule(self) -> None:
-        self._is_scheduled = True
+        with self._scheduling:
+            if self._is_scheduled:
+                return
+            self._is_scheduled = True
         try:
             if find_running_loop() is self._loop:
                 self._loop.call_soon(self.drain)
@@ -87,15 +95,33 @@ class MailQueue:
             self.close()  # nobody is left to read
 
     def drain(self) -> None:
-        """Handle mail for about `SLICE_S`, then let the loop's other callbacks run."""
+        """Handle a slice of mail; if more is left, again after the loop's other callbacks. For the loop to call."""
+        try:
+            self.handle_slice()
+        finally:  # a handler may raise SystemExit, which ends the loop's run; the rest is there for the next
+            if not self._is_closed:
+                self._schedule_the_rest()
+
+    def _schedule_the_rest(self) -> None:
+        """Keep `drain` scheduled while mail is left; unscheduled in between, a thread would schedule it again."""
+        if self._queue:
+            self._loop.call_soon(self.drain)
+            return
+        self._is_scheduled = False
+        if self._queue:  # from a thread that has still seen it scheduled
+            self._schedule()
+
+    def handle_slice(self) -> None:
+        """Handle mail for about `SLICE_S`."""
         self.is_draining = True
-        queue, registry, clock, slow_s = self._queue, self._registry, time.perf_counter, self._slow_handler_s
+        queue, find, clock, slow_s = self._queue, self._registry.get, time.perf_counter, self._slow_handler_s
         begun = clock()
         slice_end = begun + SLICE_S
+        failure: BaseException | None = None
         try:
             while queue:
                 sender, address, message = queue.popleft()
-                cell = registry.get(address.actorAddressString)
+                cell = find(address.actorAddressString)
                 instance = None
                 if cell is None:
                     self._bury(sender, address, message)
@@ -104,10 +130,15 @@ class MailQueue:
                     if isinstance(message, ActorSystemMessage):
                         self._deliver_notice(cell, message, sender)
                     else:
-                        try:
+                        try:  # as in try_handling; a call more for each message is a tenth of their rate
                             instance.receiveMessage(message, sender)
-                        except Exception as error:  # noqa: BLE001 (whatever it is, its sender hears of it)
-                            self.repeat(cell, message, sender, error)
+                        except ENDS_THE_RUN:
+                            raise
+                        except BaseException as error:  # noqa: BLE001 (whatever it is, its sender hears of it)
+                            failure = error
+                        if failure is not None:
+                            self.repeat(cell, message, sender, failure)
+                            failure = None
                 now = clock()
                 if now - begun > slow_s:
                     warn_of_slow_handler(instance, message, now - begun)
@@ -115,26 +146,20 @@ class MailQueue:
                 if now >= slice_end:
                     break
             self._end_slice()
-        finally:  # a handler may raise SystemExit, which ends the loop's run; the rest is there for the next
+        finally:
             self.is_draining = False
-            if not self._is_closed:
-                self._is_scheduled = False
-                if queue:
-                    self._schedule()
 
-    def repeat(self, cell: ActorCell, message: object, sender: ActorAddress, error: Exception) -> None:
+    def repeat(self, cell: ActorCell, message: object, sender: ActorAddress, failure: BaseException) -> None:
         """Handle a message again that a handler has failed on; if that is of no use, tell its sender."""
         for _ in range(MAX_ATTEMPTS - 1):
-            log_failure(cell, message, error)
-            try:
-                cell.instance.receiveMessage(message, sender)
-            except Exception as again:  # noqa: BLE001 (whatever it is, its sender hears of it)
-                error = again
-            else:
+            log_failure(cell.instance, message, failure)
+            again = try_handling(cell.instance, message, sender)
+            if again is None:
                 return
-        log_failure(cell, message, error)
+            failure = again
+        log_failure(cell.instance, message, failure)
         if not isinstance(message, PoisonMessage):  # or two failing actors would poison each other for ever
-            details = "".join(traceback.format_exception(error))
+            details = "".join(traceback.format_exception(failure))
             self.post(cell.address, sender, PoisonMessage(message, details))
 
     def close(self) -> None:
@@ -142,18 +167,6 @@ class MailQueue:
         self._is_closed = True
         self._is_scheduled = True  # for ever, so that nothing is scheduled
         self._queue = deque(maxlen=0)
-
-
-def log_failure(cell: ActorCell, message: object, error: Exception) -> None:
-    """Log that a handler raised."""
-    log.error(
-        "%s raised %s in handling a %s",
-        type(cell.instance).__name__,
-        type(error).__name__,
-        type(message).__name__,
-        exc_info=error,
-        extra={"action": "handler_raised"},
-    )
 
 
 def warn_of_slow_handler(instance: Actor | None, message: object, held_s: float) -> None:

@@ -80,15 +80,15 @@ class PrivateRequester:
 
     def tell(self, anActor: ActorAddress, message: object) -> None:
         """Send a message; answers come to this requester."""
-        self._base.tell_from(self._address, anActor, message)
+        self._base.outside.tell(self._address, anActor, message)
 
     def ask(self, anActor: ActorAddress, message: object, timeout: Any) -> object:
         """Send a message and wait for what comes first."""
-        return self._base.ask_from(self._address, self._requester, anActor, message, timeout)
+        return self._base.outside.ask(self._address, self._requester, anActor, message, timeout)
 
     def listen(self, timeout: Any) -> object:
         """Wait for a message."""
-        return self._base.listen_at(self._requester, timeout)
+        return self._base.outside.listen(self._requester, timeout)
 
     def exit_context(self) -> None:
         """Forget this requester; later answers to it are dead letters."""

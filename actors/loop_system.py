@@ -12,10 +12,14 @@ class LoopActorSystem(ActorSystem):  # type: ignore[misc]
     """An ActorSystem on a `LoopSystemBase`, independent of every other one of the process.
 
     Args:
-        loop: The event loop that runs all handlers; None for one of its own. See the module's docstring.
+        loop: The event loop that runs all handlers; None for one of its own, which needs a thread that runs none. Who
+            runs which is explained in the docstring of `loop_base`.
         capabilities: Of the system, beside those that the base adds.
         logDefs: For `logging.config.dictConfig`; False leaves logging as it is.
         slow_handler_ms: A handler that holds the loop for longer is logged; 0 logs none.
+
+    Raises:
+        RuntimeError: Without `loop`, on a thread that runs one.
     """
 
     def __init__(
@@ -48,4 +52,5 @@ class LoopActorSystem(ActorSystem):  # type: ignore[misc]
         self._systemBase.shutdown()
 
 
+# The address too: who holds one has to name its type, and only actors/ may import Thespian.
 __all__ = ["ActorAddress", "LoopActorSystem"]

@@ -1,7 +1,7 @@
 """Every message class of the actors.
 
 Answers of the storage writer (`SessionClaimed`, `WriteCommitted`, ...) are messages too; they live in
-`storage.records`.
+`storage.records`. Those of the sweeper (`SweepStepDone`, `SweepFailed`) live in `storage.retention_records`.
 
 Thespian dispatches by bare class name, so the names are unique in the project. Commands are imperative, facts are past.
 """
@@ -15,7 +15,7 @@ from uuid import UUID
 from thespian.actors import ActorAddress
 
 from actors.agents.protocol import TokenUsage
-from actors.services import Services
+from actors.services import Services, SweeperPort
 from storage.records import OutboxBacklog, OutboxEffect
 
 # The edge asks
@@ -108,6 +108,14 @@ class StartDelivery:
     """Wiring -> DeliveryActor, its first message."""
 
     services: Services
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartJanitor:
+    """Wiring -> Janitor, its first message."""
+
+    services: Services
+    sweeper: SweeperPort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

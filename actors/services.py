@@ -10,6 +10,7 @@ from actors.agent_slices import AgentSlices
 from actors.agents.registry import AgentRegistry
 from storage.outbox_store import OutboxStore
 from storage.records import EffectsDelivery, OutboxEffect, SessionClaim, SessionWrite
+from storage.retention_records import RetentionPolicy, SweepFailed, SweepStepDone
 from storage.session_store import SessionStore
 
 T = TypeVar("T")
@@ -48,6 +49,17 @@ class ReadsPort(Protocol):
         self, request: object, read: Callable[[], T], reply_to: ActorAddress, answer: Callable[[T], object]
     ) -> None:
         """Run `read` in a thread; `answer(result)` comes to `reply_to` as a message, or a `StorageReadFailed`."""
+
+
+class SweeperPort(Protocol):
+    """The storage sweeper (`storage.sweeper.StorageSweeper`)."""
+
+    @property
+    def policy(self) -> RetentionPolicy:
+        """How long things are kept."""
+
+    def sweep(self, report: Callable[[SweepStepDone | SweepFailed], None]) -> None:
+        """Take the next step over the sessions, in a thread; `report` is called there with what came of it."""
 
 
 class FrameSink(Protocol):

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 from thespian.actors import ActorAddress, ActorExitRequest
@@ -36,8 +37,9 @@ from actors.session_commands import (
     TurnConcluded,
     Unexpected,
 )
+from actors.session_ends import abandon, halt, settle
 from actors.session_state import RunningTurn, SessionState
-from actors.session_steps import Message, abandon, halt, step
+from actors.session_steps import Message, step
 from actors.turn_runner import TurnRunner
 from storage.records import (
     OutboxEffect,
@@ -58,6 +60,10 @@ class SessionActor(BaseActor):
 
     _start: StartSession
     _state: SessionState
+    _has_taken: bool = True
+    """False while a message is being decided on: at a failure the state knows nothing of it."""
+    _undone: Sequence[Command] = ()
+    """What the last decision asked for and a failure kept from being done, the command that failed first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,63 +140,68 @@ class SessionActor(BaseActor):
         if self._runner is not None:
             self._runner.stop()
 
-    def abandon(self) -> None:
-        """Stop the agent and answer what was not handed to storage; its director starts the session anew."""
-        self._state, commands = abandon(self._state)
+    def abandon(self, message: object) -> None:
+        """Answer what was not handed to storage. The director is told once all else is answered, and ends this actor.
+
+        Not before: what it still forwards is refused here, and so nothing of it can overtake anything.
+        """
+        self._state, commands = abandon(self._state, self._undone)
         self._carry_out(commands)
+        if not self._has_taken:
+            self.refuse(message)
 
     def refuse(self, message: object) -> None:
-        """Answer requests that reach a failed actor, so that their clients do not wait."""
-        if isinstance(message, SubmitUserMessage | SubmitCancel):
-            self._refuse(
-                RefuseRequest(
-                    connection_id=message.connection_id,
-                    request_id=message.request_id,
-                    code="internal",
-                    message="the thread failed and is being restarted; try again",
-                    retryable=True,
-                )
-            )
+        """Settle what becomes of the last write, and refuse everything else."""
+        self._state, commands = settle(self._state, message)
+        self._carry_out(commands)
 
     def _take(self, message: Message) -> None:
+        self._has_taken = False
         self._state, commands = step(self._state, message, self._services.clock())
+        self._has_taken = True
         self._carry_out(commands)
         self._report_idleness()
 
     def _carry_out(self, commands: list[Command]) -> None:
-        for command in commands:
-            match command:
-                case Submit():
-                    self._services.writer.submit(command.write, self.myAddress)
-                case Publish():
-                    effects = tuple(
-                        OutboxEffect(seq=effect.seq, from_seq=effect.seq, payload=effect.payload)
-                        for effect in command.effects
-                    )
-                    self.send(
-                        self._start.delivery,
-                        EffectsCommitted(session_key=self._start.session_key, effects=effects),
-                    )
-                case RunAgent():
-                    self._run_agent(command.turn, command.checkpoint)
-                case StopAgent():
-                    if self._runner is not None:
-                        self._runner.stop()
-                case HoldAgent():
-                    if self._runner is not None:
-                        self._runner.hold(command.hold)
-                case Accepted():
-                    self._log_accepted(command)
-                case TurnConcluded():
-                    self._log_concluded(command)
-                case RefuseRequest():
-                    self._refuse(command)
-                case Leave():
-                    self._leave(command)
-                case Unexpected():
-                    self._log_unexpected(command)
-                case _:
-                    assert_never(command)
+        for done, command in enumerate(commands):
+            try:
+                self._do(command)
+            except BaseException:
+                self._undone = commands[done:]
+                raise
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case Submit():
+                self._services.writer.submit(command.write, self.myAddress)
+            case Publish():
+                self._publish(command)
+            case RunAgent():
+                self._run_agent(command.turn, command.checkpoint)
+            case StopAgent():
+                if self._runner is not None:
+                    self._runner.stop()
+            case HoldAgent():
+                if self._runner is not None:
+                    self._runner.hold(command.hold)
+            case Accepted():
+                self._log_accepted(command)
+            case TurnConcluded():
+                self._log_concluded(command)
+            case RefuseRequest():
+                self._refuse(command)
+            case Leave():
+                self._leave(command)
+            case Unexpected():
+                self._log_unexpected(command)
+            case _:
+                assert_never(command)
+
+    def _publish(self, command: Publish) -> None:
+        effects = tuple(
+            OutboxEffect(seq=effect.seq, from_seq=effect.seq, payload=effect.payload) for effect in command.effects
+        )
+        self.send(self._start.delivery, EffectsCommitted(session_key=self._start.session_key, effects=effects))
 
     def _run_agent(self, turn: RunningTurn, checkpoint: Any) -> None:
         """Start the agent as a task; what it says comes back as messages to this actor."""

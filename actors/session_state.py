@@ -6,7 +6,8 @@
                            │                                       │  v                       │
                            └────── committed, nothing waits ────── ending <─ finished, failed, cancelled
 
-    any ──fenced, refused, halted, failed──> left
+    any ──fenced, refused, halted──> left
+     └──── its actor failed ───────> failed ──what became of its write──> left      (`session_ends`)
 
 Turns that a former owner left begin at once: claiming goes to storing. `Situation` has the words, `session_reception`
 what each message does in each of them.
@@ -44,6 +45,7 @@ class Phase(StrEnum):
 
     CLAIMING = "claiming"  # waits for its claim; messages wait in the inbox
     ACTIVE = "active"  # owns the session
+    FAILED = "failed"  # its actor failed, and waits to hear what became of the write in flight
     LEFT = "left"  # lost it, or was told to stop; everything is refused
 
 
@@ -56,7 +58,7 @@ class Situation(StrEnum):
     ANSWERING = "answering"  # the agent is at work, and all it said is stored
     STREAMING = "streaming"  # the agent is at work, and a write is in flight
     ENDING = "ending"  # the turn's outcome is known; it is in the write in flight, or goes with the next one
-    LEFT = "left"  # not the owner any more
+    LEFT = "left"  # not the owner any more, or as good as that
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,10 +199,8 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def situation(self) -> Situation:
         """What the session is about."""
-        if self.phase is Phase.CLAIMING:
-            return Situation.CLAIMING
-        if self.phase is Phase.LEFT:
-            return Situation.LEFT
+        if self.phase is not Phase.ACTIVE:
+            return Situation.CLAIMING if self.phase is Phase.CLAIMING else Situation.LEFT
         if self.turn is None:
             return Situation.IDLE if self.in_flight is None else Situation.STORING
         if self.turn.is_running:

@@ -1,12 +1,11 @@
 """A session's decisions, without any effect: `step(state, message) -> (state, commands)`.
 
 Total: what becomes of each message in each situation is said in `session_reception`, and nothing raises. What clients
-say is in `session_requests`, what the agent says in `session_turn`, what storage says in `session_storage`.
+say is in `session_requests`, what the agent says in `session_turn`, what storage says in `session_storage`; how it all
+ends, also for an actor that fails in spite of that, is in `session_ends`.
 
 Times are seconds on the caller's monotonic clock. Nothing here reads a clock, a random number or an environment.
 """
-
-from msgspec.structs import replace
 
 from actors.messages import (
     AgentFailed,
@@ -16,7 +15,8 @@ from actors.messages import (
     SubmitUserMessage,
     TokensProduced,
 )
-from actors.session_commands import Command, Leave, StopAgent, Unexpected
+from actors.session_commands import Command, Unexpected
+from actors.session_ends import leave
 from actors.session_reception import RECEPTIONS, Reception
 from actors.session_requests import refuse, take_cancel, take_user_message
 from actors.session_state import Phase, SessionState
@@ -85,9 +85,9 @@ def _take(state: SessionState, message: Message, now_s: float) -> Step:
         case ConfirmClaim():
             return compose_confirmation(state)
         case WriteFenced():
-            return _leave(state, restart=False, reason="another node owns the session")
+            return leave(state, restart=False, reason="another node owns the session")
         case WriteRefused():
-            return _leave(state, restart=True, reason=message.reason)
+            return leave(state, restart=True, reason=message.reason)
         case WriteCommitted() | WriteDuplicated():
             return _take_outcome(state, message)
         case TokensProduced() | AgentFinished() | AgentFailed():
@@ -122,48 +122,3 @@ def _refuse_late(message: Message) -> list[Command]:
     if isinstance(message, SubmitUserMessage | SubmitCancel):
         return [refuse(message, "overloaded", "the thread is being restarted; try again", retryable=True)]
     return []
-
-
-# Ends
-
-
-def _leave(state: SessionState, *, restart: bool, reason: str) -> Step:
-    """Give the session up after a write that was not carried out; what is committed runs again at its next owner."""
-    refused = state.in_flight.submitted if state.in_flight is not None else ()
-    if restart:
-        state, commands = _stop(state, refused, "internal", "the server could not store this message", retryable=False)
-    else:
-        state, commands = _stop(state, refused, "overloaded", "the thread moved to another server", retryable=True)
-    return state, [*commands, Leave(restart=restart, reason=reason)]
-
-
-def abandon(state: SessionState) -> Step:
-    """Give the session up after a failure of its actor. A write in flight may be committed yet: it is not refused."""
-    if state.phase is Phase.LEFT:
-        return state, []
-    text = "the thread failed and is being restarted; try again"
-    state, commands = _stop(state, (), "internal", text, retryable=True)
-    return state, [*commands, Leave(restart=True, reason="its actor failed")]
-
-
-def halt(state: SessionState) -> Step:
-    """Stop for the server's end: no more writes; unfinished turns stay unprocessed and run at the next start."""
-    if state.phase is Phase.LEFT:
-        return state, []
-    return _stop(state, (), "overloaded", "the server is stopping", retryable=True)
-
-
-def _stop(
-    state: SessionState,
-    refused: tuple[SubmitUserMessage | SubmitCancel, ...],
-    code: str,
-    message: str,
-    *,
-    retryable: bool,
-) -> Step:
-    """End what runs; answer the messages of `refused` and of the inbox."""
-    commands: list[Command] = []
-    if state.turn is not None and state.turn.is_running:
-        commands.append(StopAgent(run=state.turn.run))
-    commands += [refuse(submitted, code, message, retryable=retryable) for submitted in (*refused, *state.inbox)]
-    return replace(state, phase=Phase.LEFT, inbox=(), queue=(), turn=None, in_flight=None), commands

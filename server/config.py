@@ -66,15 +66,32 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
     """Return a parser of seconds in a range."""
 
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
+        value = _read_number(text)
         if not low <= value <= high:
             raise ValueError(f"expected seconds from {low:g} to {high:g}")
         return value
 
     return parse
+
+
+def days(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of days in a range."""
+
+    def parse(text: str) -> float:
+        value = _read_number(text)
+        if not low <= value <= high:
+            raise ValueError(f"expected days from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _read_number(text: str) -> float:
+    """Return the number that a text is, or one that is in no range."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -207,6 +224,34 @@ class Settings:
         switch,
         "1 merges tokens that wait for a write into one frame, 0 never does.",
         default=True,
+    )
+    compact_after_s: float = setting(
+        "--compact-after-s",
+        "COMPACT_AFTER_S",
+        seconds(0, 31_536_000),
+        "When the tokens of a delivered answer are deleted, its message staying; 0 never.",
+        default=3600.0,
+    )
+    effect_ttl_s: float = setting(
+        "--effect-ttl-s",
+        "EFFECT_TTL_S",
+        seconds(0, 31_536_000),
+        "When an answer that nobody has fetched is given up; 0 never.",
+        default=86_400.0,
+    )
+    retention_days: float = setting(
+        "--retention-days",
+        "RETENTION_DAYS",
+        days(0, 36_500),
+        "When messages and answers are deleted; 0 never.",
+        default=0.0,
+    )
+    writer_queue_bytes: int = setting(
+        "--writer-queue-bytes",
+        "WRITER_QUEUE_BYTES",
+        whole_number(1024, 2**40),
+        "How much may wait for the database before new messages are refused.",
+        default=16 * 1024 * 1024,
     )
     shutdown_grace_s: float = setting(
         "--shutdown-grace-s",

@@ -30,12 +30,14 @@ class FrameError(Exception):
     Attributes:
         code: An error code of the protocol.
         request_id: The request that it is about, if that could be read.
+        retryable: True if the same frame may be taken later.
     """
 
-    def __init__(self, code: str, message: str, *, request_id: str | None = None) -> None:
+    def __init__(self, code: str, message: str, *, request_id: str | None = None, retryable: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.request_id = request_id
+        self.retryable = retryable
 
 
 class ChatFrame(msgspec.Struct, frozen=True, tag_field="type", tag="chat"):
@@ -191,7 +193,7 @@ def encode_bare(frame: Mapping[str, Any]) -> bytes | None:
 
 def make_error(error: FrameError) -> dict[str, Any]:
     """Return the `error` frame of a refusal."""
-    frame: dict[str, Any] = {"type": "error", "code": error.code, "message": str(error), "retryable": False}
+    frame: dict[str, Any] = {"type": "error", "code": error.code, "message": str(error), "retryable": error.retryable}
     if error.request_id is not None:
         frame["requestId"] = error.request_id
     return frame

@@ -18,6 +18,7 @@ from typing import TypeVar
 from actors.agents.registry import AgentRegistry
 from actors.delivery import DeliveryActor
 from actors.director import SessionDirector
+from actors.janitor import Janitor
 from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import (
     AttachConnection,
@@ -28,6 +29,7 @@ from actors.messages import (
     ProbeActor,
     StartDelivery,
     StartDirector,
+    StartJanitor,
     StorageReadFailed,
     SubmitCancel,
     SubmitUserMessage,
@@ -36,10 +38,13 @@ from actors.services import ActorSettings, Services
 from server import close_codes
 from server.config import Settings
 from server.connections import Connection, Connections
+from server.frames import FrameError, make_error
 from storage.outbox_store import OutboxStore
 from storage.reader import StorageReader
 from storage.records import Outcome, ReplyTo
+from storage.retention_records import RetentionPolicy
 from storage.session_store import SessionStore
+from storage.sweeper import StorageSweeper
 from storage.writer import StorageWriter
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,9 @@ RECONNECT_AFTER_MS = 1000
 
 WRITER_CLOSE_S = 10.0
 """How long shutdown waits for the last writes; more only helps if the database is about to come back."""
+
+SWEEPER_CLOSE_S = 1.0
+"""How long shutdown waits for a sweep: one takes milliseconds, and what it leaves undone the next start does."""
 
 
 class LoopReads:
@@ -122,7 +130,14 @@ class Node:
         self._system = LoopActorSystem(self._loop, slow_handler_ms=settings.slow_handler_ms)
         self._reader = StorageReader(dsn, node_id=self.node_id)
         self._writer = StorageWriter(
-            dsn, node_id=self.node_id, report=self._report_outcomes, clock=lambda: datetime.now(UTC)
+            dsn,
+            node_id=self.node_id,
+            report=self._report_outcomes,
+            clock=lambda: datetime.now(UTC),
+            queue_bytes=settings.writer_queue_bytes,
+        )
+        self._sweeper = StorageSweeper(
+            dsn, node_id=self.node_id, policy=read_policy(settings), clock=lambda: datetime.now(UTC)
         )
         self._services = Services(
             node_id=self.node_id,
@@ -151,10 +166,17 @@ class Node:
         self._director = self._system.createActor(SessionDirector)
         self._system.tell(self._delivery, StartDelivery(services=self._services))
         self._system.tell(self._director, StartDirector(services=self._services, delivery=self._delivery))
+        janitor = self._system.createActor(Janitor)
+        self._system.tell(janitor, StartJanitor(services=self._services, sweeper=self._sweeper))
 
     def submit(self, message: SubmitUserMessage | SubmitCancel) -> None:
-        """Hand a checked message to its session."""
-        self._system.tell(self._director, message)
+        """Hand a checked message to its session; with too much waiting for the database, a new one is refused."""
+        if isinstance(message, SubmitUserMessage) and self._writer.is_overloaded:
+            text = "the database does not keep up; try again"
+            refusal = FrameError("overloaded", text, request_id=message.request_id, retryable=True)
+            self._connections.send_notice(message.connection_id, make_error(refusal))
+        else:
+            self._system.tell(self._director, message)
 
     def attach(self, connection: Connection, session_keys: tuple[str, ...]) -> None:
         """Send sessions' effects to a connection, undelivered ones first."""
@@ -242,6 +264,7 @@ class Node:
         await self._connections.close_all(close_codes.RESTART, "the server is stopping", timeout_s=1.0)
         await self._check_actors()  # their answers come after the mail before: the reports are with the writer now
         self._system.shutdown()  # before what it uses; late answers of the threads are dropped
+        await asyncio.to_thread(self._sweeper.close, timeout_s=SWEEPER_CLOSE_S)
         await asyncio.to_thread(self._writer.close, timeout_s=WRITER_CLOSE_S)
         await asyncio.to_thread(self._reader.close)
         await self.agents.aclose()
@@ -257,6 +280,15 @@ class Node:
     def _tell_outcomes(self, outcomes: list[tuple[ReplyTo, Outcome]]) -> None:
         for address, outcome in outcomes:
             self._system.tell(address, outcome)
+
+
+def read_policy(settings: Settings) -> RetentionPolicy:
+    """Return what the settings say about how long things are kept; 0 there is for ever."""
+    return RetentionPolicy(
+        compact_after_s=settings.compact_after_s or None,
+        effect_ttl_s=settings.effect_ttl_s or None,
+        retention_s=settings.retention_days * 86_400 or None,
+    )
 
 
 def call_from_thread(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:

@@ -3,6 +3,9 @@
     SessionWrite, SessionClaim, EffectsDelivery ──> StorageWriter (one thread) ──> one transaction ──> PostgreSQL
     reads ───────────────────────────────────────> StorageReader (a few threads) ─────────────────────────^
 
+    StorageWriter ──> WriteQueue (what waits) ──> BatchCommitter ──> WriterConnection
+                                                  write_statement, delivery_statements: what is sent, pure
+
 An effect's life:
 
     pending ──handed to a connection──> executing ──taken by its socket──> completed

@@ -61,6 +61,8 @@ class Session(peewee.Model):
     epoch = peewee.BigIntegerField()
     created_at = DateTimeTZField()
     last_active_at = DateTimeTZField()
+    compacted_effect_seq = peewee.BigIntegerField()
+    purged_event_seq = peewee.BigIntegerField()
 
     class Meta:
         table_name = "sessions"

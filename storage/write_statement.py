@@ -88,7 +88,8 @@ WITH known AS (
     WHERE (SELECT is_whole FROM outcome)
 )
 SELECT pg_current_xact_id()::text AS transaction_id, NULL AS session_key,
-       NULL::boolean AS is_own, NULL::uuid AS id, NULL::bigint AS seq, NULL AS type, NULL::jsonb AS payload, NULL AS request_id
+       NULL::boolean AS is_own, NULL::uuid AS id, NULL::bigint AS seq, NULL AS type, NULL::jsonb AS payload,
+       NULL AS request_id
 UNION ALL
 SELECT NULL, session_key, NULL, NULL, NULL, NULL, NULL, NULL FROM advanced
 UNION ALL

@@ -1,6 +1,7 @@
 """Whole nodes without sockets on PostgreSQL: conversations, nodes that compete, passivation, and what crashes leave."""
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 from tornado.iostream import StreamClosedError
 
+import actors.session
 from actors.agents.protocol import Agent, Final, Token, Turn
 from actors.agents.registry import AgentRegistry
 from actors.delivery import DeliveryActor
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.session import SessionActor
+from actors.session_steps import step
 from server.config import Settings
 from server.connections import Connection
 from server.node import Node
@@ -608,6 +611,75 @@ def test_busy_session_does_not_leave(play: Play) -> None:
         agent.released.set()
         await client.wait_for_messages(1)
         assert stage.epoch() == 1
+
+    play(scene)
+
+
+# Failures of a session's actor
+
+
+def fail_at(patch: pytest.MonkeyPatch, is_time: Callable[[Any], bool]) -> None:
+    """Make session actors fail at messages that `is_time` picks."""
+
+    def fail_or_step(state: Any, message: Any, now_s: float) -> Any:
+        if is_time(message):
+            raise RuntimeError("a bug")
+        return step(state, message, now_s)
+
+    patch.setattr(actors.session, "step", fail_or_step)
+
+
+@pytest.mark.usefixtures("error_logs")
+def test_failing_actors_lose_and_reorder_no_message(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At four moments: a fifth would have the session left alone for a while."""
+    heard = itertools.count()
+
+    def is_time(message: Any) -> bool:
+        return next(heard) in {9, 37, 80} or (isinstance(message, SubmitUserMessage) and message.text == "r50")
+
+    fail_at(monkeypatch, is_time)
+
+    async def scene(stage: Stage) -> None:
+        client = await connect(stage.start(session_queue_limit=100))
+        names = [f"r{number:02}" for number in range(60)]
+        for name in names:
+            client.say(name, name)
+            await asyncio.sleep(0.01)  # so that they meet each state of the session; no condition is waited for
+
+        def list_ended() -> list[str]:
+            return [frame["requestId"] for frame in client.frames if frame["type"] in {"message", "error"}]
+
+        await eventually(lambda: len(list_ended()) >= len(names))
+        assert sorted(list_ended()) == names
+        stored = [name for (name,) in stage.query("SELECT payload->>'message' FROM events ORDER BY seq")]
+        assert stored == sorted(stored)
+        assert stage.ends() == [(seq, "message") for seq in range(1, len(stored) + 1)]
+        refused = {frame["requestId"]: frame["code"] for frame in client.frames if frame["type"] == "error"}
+        assert sorted([*stored, *refused]) == names
+        assert set(refused.values()) == {"internal"}
+        assert "r50" in refused
+        assert stage.epoch() == 5
+
+    play(scene)
+
+
+@pytest.mark.usefixtures("error_logs")
+def test_message_in_flight_at_a_failure_is_answered_once(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at(monkeypatch, lambda message: isinstance(message, SubmitUserMessage) and message.text == "crash")
+
+    async def scene(stage: Stage) -> None:
+        client = await connect(stage.start())
+        await client.ask("one", "r1")
+        stage.query("BEGIN")
+        stage.query("SELECT FROM sessions FOR UPDATE")
+        client.say("two", "r2")  # its write waits for the lock
+        client.say("crash", "r3")
+        await eventually(lambda: "error" in client.kinds)
+        stage.query("COMMIT")
+        await eventually(lambda: client.find_answer("r2") == "two ")
+        assert await client.ask("four", "r4") == "four "
+        assert [frame["requestId"] for frame in client.frames if frame["type"] == "error"] == ["r3"]
+        assert stage.ends() == [(1, "message"), (2, "message"), (3, "message")]
 
     play(scene)
 

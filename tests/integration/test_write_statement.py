@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -62,7 +63,15 @@ def test_answer_names_the_sessions_that_are_raised(
     assert query("SELECT pg_xact_status(%s::text::xid8)", answer.transaction_id) == [("committed",)]
 
 
-@pytest.mark.parametrize("change", ["epoch", "base_event_seq", "base_effect_seq", "session_key"])
+STALE: dict[str, Any] = {
+    "epoch": {"epoch": 7},
+    "base_event_seq": {"base_event_seq": 7},
+    "base_effect_seq": {"base_effect_seq": 7},
+    "session_key": {"session_key": "nobody:eliza:t1"},
+}
+
+
+@pytest.mark.parametrize("change", STALE)
 def test_nothing_but_counters_is_written_unless_all_apply(
     change: str, run: Run, query: Query, writer: RecordingWriter, conversation: Conversation
 ) -> None:
@@ -72,7 +81,7 @@ def test_nothing_but_counters_is_written_unless_all_apply(
         talk.make_write(events=[make_user_message(1)], frames=[token(1)], turn_starts=[start()])
         for talk in (conversation, other)
     )
-    stale = replace(stale, **{change: "nobody:eliza:t1" if change == "session_key" else 7})
+    stale = replace(stale, **STALE[change])
     answer = run(good, stale)
     assert answer.advanced == {conversation.key}
     for table in ("events", "effects", "turns", "checkpoints"):

@@ -1,6 +1,7 @@
 """Stages for the tests of LoopSystemBase: actors that do what their messages say, and the ways to run their loop."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -195,6 +196,11 @@ def run_together(*jobs: Callable[[], T]) -> list[T]:
 
     outcomes = [start_thread(lambda job=job: begin(job)) for job in jobs]  # type: ignore[misc]
     return [outcome.result(10) for outcome in outcomes]
+
+
+def summarize(records: list[logging.LogRecord]) -> list[str]:
+    """Return what was logged, without the places of failures."""
+    return [record.getMessage().partition(" at\n")[0] for record in records]
 
 
 class StillClock:

@@ -4,7 +4,8 @@ Storage is in memory, under the storage writer's guards; the play on it says wha
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -24,8 +25,9 @@ from actors.session_commands import (
     TurnConcluded,
     Unexpected,
 )
+from actors.session_ends import abandon, halt, settle
 from actors.session_state import Phase, RunningTurn, SessionState
-from actors.session_steps import Message, abandon, halt, step
+from actors.session_steps import Message, step
 from actors.session_write import MAX_ATTEMPTS
 from storage.records import (
     CheckpointRecord,
@@ -223,6 +225,10 @@ class StoredSession:
         ]
 
 
+class Failure(Exception):
+    """What a handler of the session's actor raises, if it is to."""
+
+
 class SessionPlay:
     """One session on one node, from actor to actor: the test says what happens, and sees what the actor wants done.
 
@@ -245,6 +251,7 @@ class SessionPlay:
         if beside is not None:
             self.stored, self.submissions, self.answers = beside.stored, beside.submissions, beside.answers
             self.runs, self.strays, self.lost = beside.runs, beside.strays, beside.lost
+        self.own_ids: list[UUID] = []  # of what was said on this node, in order
         self.published: list[EffectRecord] = []
         self.concluded: list[TurnConcluded] = []
         self.unexpected: list[Unexpected] = []
@@ -263,6 +270,9 @@ class SessionPlay:
         self.is_claiming = True
         self.published_seq = 0
         self.last_accepted = UUID(int=0)
+        self.fails_in: int | None = None  # calls of what may raise, until one does: decisions, agents, the writer
+        self.has_failed = False
+        self.done_count = 0  # commands carried out of the last decision's
 
     def begin_anew(self) -> None:
         """A new actor, that has still to claim the session; of the one before nothing is left."""
@@ -285,9 +295,43 @@ class SessionPlay:
 
     def tell(self, message: Message) -> list[Command]:
         self.now_s += 0.001
-        self.state, commands = step(self.state, message, self.now_s)
-        self._carry_out(commands)
+        if self.has_failed:
+            self.state, commands = settle(self.state, message)
+            self._carry_out(commands)
+            return commands
+        untaken: Message | None = message
+        commands, self.done_count = [], 0
+        try:
+            self._call_out()
+            self.state, commands = step(self.state, message, self.now_s)
+            untaken = None
+            self._carry_out(commands)
+            self._call_out()
+        except Failure:
+            self._fail(commands[self.done_count :])
+            if untaken is not None:
+                self.tell(untaken)
         return commands
+
+    def _call_out(self) -> None:
+        """Do what may raise; raise if it is time for that."""
+        if self.fails_in is not None:
+            self.fails_in -= 1
+            if self.fails_in < 0:
+                self.fails_in = None
+                raise Failure
+
+    @contextmanager
+    def sound(self) -> Iterator[None]:
+        """What happens in this block is not what the actor fails at, if it is to fail."""
+        fails_in, self.fails_in = self.fails_in, None
+        yield
+        self.fails_in = fails_in
+
+    def _fail(self, undone: list[Command]) -> None:
+        self.has_failed = True
+        self.state, commands = abandon(self.state, undone)
+        self._carry_out(commands)
 
     def grant_claim(self) -> None:
         self.is_claiming = False
@@ -306,6 +350,7 @@ class SessionPlay:
             submitted_at_s=self.now_s,
         )
         self.submissions[message.connection_id] = message
+        self.own_ids.append(message.event_id)
         self.tell(message)
         return message
 
@@ -315,13 +360,15 @@ class SessionPlay:
             session_key=KEY, event_id=UUID(int=number), connection_id=f"c{number}", request_id=request_id
         )
         self.submissions[message.connection_id] = message
+        self.own_ids.append(message.event_id)
         self.tell(message)
         return message
 
     def stream(self, *texts: str) -> None:
+        assert self.agent is not None, "no agent runs"
+        run = self.agent.run
         for text in texts:
-            assert self.agent is not None, "no agent runs"
-            self.tell(TokensProduced(run=self.agent.run, texts=(text,)))
+            self.tell(TokensProduced(run=run, texts=(text,)))
 
     def finish(self, checkpoint: Any = None, usage: TokenUsage | None = None) -> None:
         assert self.agent is not None, "no agent runs"
@@ -364,12 +411,15 @@ class SessionPlay:
     def halt(self) -> None:
         self._forget_write()
         self.state, commands = halt(self.state)
-        self._carry_out(commands)
+        try:
+            self._carry_out(commands)
+        except Failure:
+            self._fail(commands[self.done_count :])
 
-    def abandon(self) -> None:
-        self._forget_write()
-        self.state, commands = abandon(self.state)
-        self._carry_out(commands)
+    def break_down(self) -> None:
+        """The actor fails at something that concerns nobody here, and storage still has its write."""
+        if not self.has_failed:
+            self._fail([])
 
     def run_on(self) -> None:
         """Let storage answer and the agent finish, until this actor is idle or has left."""
@@ -384,7 +434,8 @@ class SessionPlay:
                 self.report()
             elif self.agent is not None:
                 self.stream("bye")
-                self.finish()
+                if self.agent is not None:
+                    self.finish()
             else:
                 assert self.state.is_idle, "work is left, and nothing under way"
                 return
@@ -415,7 +466,9 @@ class SessionPlay:
         ]
 
     def _carry_out(self, commands: list[Command]) -> None:
-        for command in commands:
+        for self.done_count, command in enumerate(commands):
+            if isinstance(command, Submit | RunAgent | HoldAgent):
+                self._call_out()
             match command:
                 case Submit():
                     assert self.write is None, "two writes in flight"
@@ -427,6 +480,7 @@ class SessionPlay:
                 case StopAgent():
                     assert command.run == self.last_run  # it may have ended by itself just before
                     self.agent, self.is_held = None, False
+                    self._call_out()
                 case HoldAgent():
                     assert self.agent is not None
                     assert self.agent.run == command.run
@@ -455,6 +509,7 @@ class SessionPlay:
                     self.left = command
                 case Unexpected():
                     self.unexpected.append(command)
+        self.done_count = len(commands)
 
     def _run_agent(self, command: RunAgent) -> None:
         turn = command.turn

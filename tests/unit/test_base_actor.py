@@ -54,8 +54,9 @@ class Worker(BaseActor):
     def refuse(self, message: object) -> None:
         self.notes.append(("refused", message))
 
-    def abandon(self) -> None:
+    def abandon(self, message: object) -> None:
         self.notes.append("abandoned")
+        super().abandon(message)
 
 
 class Steadfast(Worker):
@@ -65,7 +66,7 @@ class Steadfast(Worker):
 class Clumsy(Worker):
     """Fails in failing too."""
 
-    def abandon(self) -> None:
+    def abandon(self, message: object) -> None:
         raise RuntimeError("no way out")
 
     def refuse(self, message: object) -> None:
@@ -127,8 +128,9 @@ def test_failed_handler_is_logged_without_its_message(error_logs: list[logging.L
 
 @pytest.mark.usefixtures("error_logs")
 def test_failed_actor_refuses_its_mail_and_exits() -> None:
-    late = DoWork("late")
-    assert play(Worker, DoWork("early"), BreakDown("x"), late)[:3] == ["early", "abandoned", ("refused", late)]
+    failed, late = BreakDown("x"), DoWork("late")
+    expected = ["early", "abandoned", ("refused", failed), ("refused", late), "exit"]
+    assert play(Worker, DoWork("early"), failed, late) == expected
 
 
 @pytest.mark.usefixtures("error_logs")
@@ -137,12 +139,19 @@ def test_failed_actors_parent_hears_of_its_exit() -> None:
 
 
 def test_actor_of_pure_decisions_stays_after_a_failure(error_logs: list[logging.LogRecord]) -> None:
-    assert play(Steadfast, BreakDown("x"), DoWork("on"), BreakDown("y"), DoWork("and on")) == ["on", "and on"]
+    failed = BreakDown("x")
+    assert play(Steadfast, failed, DoWork("on"), failed, DoWork("and on")) == [
+        ("refused", failed),
+        "on",
+        ("refused", failed),
+        "and on",
+    ]
     assert len(error_logs) == 2
 
 
 def test_failure_in_giving_up_still_ends_the_actor(error_logs: list[logging.LogRecord]) -> None:
     assert play(Clumsy, DoWork("early"), BreakDown("x"), DoWork("late")) == ["early", "exit"]
+    assert play(Clumsy, BreakDown("y")) == ["exit"]
     messages = [record.getMessage().partition(" with ")[0] for record in error_logs]
     assert messages[:3] == ["Clumsy failed on a BreakDown", "Clumsy failed to clean up", "Clumsy failed on a DoWork"]
 
@@ -161,3 +170,74 @@ def test_notices_of_the_system_may_go_unheard(caplog: pytest.LogCaptureFixture) 
 
 def test_exit_request_reaches_its_handler_first() -> None:
     assert play(Worker, DoWork("one"), ActorExitRequest(), DoWork("late")) == ["one", "exit"]
+
+
+class Interrupted(Worker):
+    """Raises what is no Exception, but no reason to end the process."""
+
+    def receiveMsg_BreakDown(self, message: BreakDown, _sender: ActorAddress) -> None:
+        raise asyncio.CancelledError(f"broken by {message}")
+
+    def receiveMsg_ActorExitRequest(self, message: ActorExitRequest, sender: ActorAddress) -> None:
+        super().receiveMsg_ActorExitRequest(message, sender)
+        raise asyncio.CancelledError
+
+
+def test_handler_can_still_end_the_process() -> None:
+    class Ender(Worker):
+        def receiveMsg_BreakDown(self, _message: BreakDown, _sender: ActorAddress) -> None:
+            raise SystemExit(3)
+
+    actor = Ender()
+    with pytest.raises(SystemExit):
+        actor.receiveMessage(BreakDown("x"), ActorAddress("nobody"))
+
+
+def test_cancelled_error_is_a_failure_like_any(error_logs: list[logging.LogRecord]) -> None:
+    failed, late = BreakDown("my secret"), DoWork("late")
+    expected = [("refused", failed), "abandoned", ("refused", late), "exit"]
+    assert sorted(play(Interrupted, failed, late), key=str) == sorted(expected, key=str)
+    assert error_logs
+    assert not any("my secret" in logging.Formatter().format(record) for record in error_logs)
+
+
+class Declining(Worker):
+    """Leaves hard work to its parent class, light work to nobody, and does not know what an Unheard is."""
+
+    def receiveMsg_DoHardWork(self, message: DoHardWork, _sender: ActorAddress) -> object:
+        self.notes.append("declined")
+        return self.SUPER
+
+    def receiveMsg_DoWork(self, message: DoWork, sender: ActorAddress) -> object:  # type: ignore[override]
+        self.notes.append("passed on")
+        return self.SUPER
+
+
+class Deaf(Declining):
+    def receiveMsg_Unheard(self, _message: Unheard, _sender: ActorAddress) -> object:
+        return self.SUPER
+
+
+def test_declined_message_goes_to_the_parents_handler() -> None:
+    assert play(Declining, DoWork("light")) == ["passed on", "light"]
+    assert play(Declining, DoHardWork("hard")) == ["declined", "passed on", "hard"]
+
+
+def test_message_that_all_decline_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    assert play(Deaf, Unheard("my secret"), DoHardWork("on")) == ["declined", "passed on", "on"]
+    assert [record.action for record in caplog.records if record.levelname == "WARNING"] == ["message_unknown"]  # type: ignore[attr-defined]
+
+
+def test_actor_that_cannot_even_refuse_exits(error_logs: list[logging.LogRecord]) -> None:
+    """One that would otherwise stay until its director has heard that it gives up."""
+
+    class Stuck(Clumsy):
+        def abandon(self, message: object) -> None:
+            self.notes.append("abandoned")
+
+    assert play(Stuck, BreakDown("x"), DoWork("late"), DoWork("later")) == ["abandoned", "exit"]
+    assert [record.getMessage().partition(" with ")[0] for record in error_logs] == [
+        "Stuck failed on a BreakDown",
+        "Stuck failed on a DoWork",
+        "Stuck failed on a DoWork",
+    ]

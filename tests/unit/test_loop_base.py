@@ -10,7 +10,7 @@ from thespian.actors import ActorAddress, ActorExitRequest
 
 from actors.loop_system import LoopActorSystem
 from tests.unit.clock_model import wait_until
-from tests.unit.loop_stage import Player, Stage, StillClock, on_loop, stage_at_rest
+from tests.unit.loop_stage import Player, Stage, StillClock, on_loop, stage_at_rest, summarize
 
 FLOOD_LIMIT = 2_000_000
 """Where a flood ends if the loop never gets its turn: the test fails instead of hanging."""
@@ -62,7 +62,7 @@ def test_order_holds_though_a_handler_always_raises(error_logs: list[logging.Log
         assert stage.heard == [0, 1, 1, 1, 2, 3]
 
     on_loop(main)
-    assert [record.getMessage() for record in error_logs] == ["Player raised RuntimeError in handling a int"] * 3
+    assert summarize(error_logs) == ["Player raised RuntimeError in handling a int"] * 3
 
 
 def test_order_holds_though_a_handler_raises_once(error_logs: list[logging.LogRecord]) -> None:

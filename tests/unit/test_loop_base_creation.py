@@ -1,5 +1,6 @@
 """How LoopSystemBase makes actors, and what becomes of those that cannot be made."""
 
+import asyncio
 import logging
 import threading
 from typing import Any
@@ -202,8 +203,32 @@ def test_parent_hears_of_a_child_that_cannot_be_made(caplog: pytest.LogCaptureFi
     with stage_at_rest() as stage:
         assert_child_is_never_born(stage, Stillborn)
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert record.getMessage() == "Could not make a Stillborn"
-    assert record.exc_info is not None
+    first_line, *_, last_line = record.getMessage().splitlines()
+    assert first_line == "Could not make a Stillborn: RuntimeError at"
+    assert "raise RuntimeError" in last_line
+    assert record.exc_info is None
+
+
+def test_child_whose_constructor_is_cancelled_is_an_exit() -> None:
+    class Cancelled(Echo):
+        def __init__(self) -> None:
+            raise asyncio.CancelledError
+
+    with stage_at_rest() as stage:
+        assert_child_is_never_born(stage, Cancelled)
+
+
+def test_constructors_error_is_logged_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    class Indiscreet(Echo):
+        def __init__(self) -> None:
+            raise ValueError(secrets[0])
+
+    secrets = ["my secret"]
+    with stage_at_rest() as stage:
+        assert_child_is_never_born(stage, Indiscreet)
+    formatter = logging.Formatter()
+    assert caplog.records
+    assert not any("my secret" in formatter.format(record) for record in caplog.records)
 
 
 def test_actor_may_not_act_in_its_constructor() -> None:

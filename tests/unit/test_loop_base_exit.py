@@ -10,7 +10,7 @@ import pytest
 from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited, InvalidActorAddress, Thespian_StatusReq
 
 from tests.unit.clock_model import wait_until
-from tests.unit.loop_stage import Echo, Handler, Player, Stage, on_loop, stage_at_rest
+from tests.unit.loop_stage import Echo, Handler, Player, Stage, on_loop, stage_at_rest, summarize
 
 # One actor
 
@@ -80,9 +80,33 @@ def test_failing_exit_handler_does_not_prevent_the_exit(error_logs: list[logging
         stage.system.tell(address, ActorExitRequest())
         assert stage.heard == [ActorExitRequest()]
         assert not stage.lives(address)
-    assert [record.getMessage() for record in error_logs] == [
-        "Player raised RuntimeError in handling a ActorExitRequest"
-    ]
+    assert summarize(error_logs) == ["Player raised RuntimeError in handling a ActorExitRequest"]
+
+
+def test_cancelled_exit_handler_does_not_prevent_the_exit(error_logs: list[logging.LogRecord]) -> None:
+    async def main(stage: Stage) -> None:
+        def be_cancelled(_player: Player, _message: Any, _sender: ActorAddress) -> None:
+            raise asyncio.CancelledError
+
+        address = stage.add(be_cancelled)
+        stage.system.tell(address, ActorExitRequest())
+        await stage.quiet()
+        assert not stage.lives(address)
+
+    on_loop(main)
+    assert summarize(error_logs) == ["Player raised CancelledError in handling a ActorExitRequest"]
+
+
+def test_process_that_ends_in_an_exit_takes_the_actor() -> None:
+    with stage_at_rest() as stage:
+
+        def end(_player: Player, _message: Any, _sender: ActorAddress) -> None:
+            raise SystemExit(3)
+
+        address = stage.add(end)
+        with pytest.raises(SystemExit):
+            stage.system.tell(address, ActorExitRequest())
+        assert not stage.lives(address)
 
 
 def test_exited_actor_may_not_make_children() -> None:

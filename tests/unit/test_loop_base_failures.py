@@ -1,12 +1,13 @@
 """Handlers that raise, in LoopSystemBase."""
 
+import asyncio
 import logging
 from typing import Any
 
 import pytest
 from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited, PoisonMessage
 
-from tests.unit.loop_stage import Echo, Player, Stage, on_loop, stage_at_rest, stage_in_thread
+from tests.unit.loop_stage import Echo, Player, Stage, on_loop, stage_at_rest, stage_in_thread, summarize
 
 
 def fail(_player: Player, message: Any, _sender: ActorAddress) -> None:
@@ -28,7 +29,7 @@ def test_sender_gets_poison_after_three_attempts(error_logs: list[logging.LogRec
         assert sender == failing
 
     on_loop(main)
-    assert [record.getMessage() for record in error_logs] == ["Player raised LookupError in handling a str"] * 3
+    assert summarize(error_logs) == ["Player raised LookupError in handling a str"] * 3
 
 
 @pytest.mark.usefixtures("error_logs")
@@ -89,7 +90,7 @@ def test_two_failing_actors_do_not_poison_each_other_forever(error_logs: list[lo
         one, other = stage.add(fail), stage.add(fail)
         stage.do(one, lambda player: player.send(other, "question"))
     assert len(error_logs) == 3 + 3  # the question, and its poison
-    assert {record.getMessage() for record in error_logs} == {
+    assert set(summarize(error_logs)) == {
         "Player raised LookupError in handling a str",
         "Player raised LookupError in handling a PoisonMessage",
     }
@@ -123,6 +124,79 @@ def test_poison_for_an_exited_sender_is_dead() -> None:
 
         stage.do(stage.add(), ask_and_exit)
         assert [letter.deadMessage.poisonMessage for letter in letters] == ["question"]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, BaseException])
+def test_stray_cancellation_is_a_failure_like_any(
+    error: type[BaseException], error_logs: list[logging.LogRecord]
+) -> None:
+    async def main(stage: Stage) -> None:
+        def be_cancelled(_player: Player, message: Any, _sender: ActorAddress) -> None:
+            if isinstance(message, str):
+                raise error(message)
+            stage.heard.append(message)
+
+        address = stage.add(be_cancelled)
+
+        def write(player: Player) -> None:
+            player.send(address, "question")
+            player.send(address, 2)
+
+        stage.do(stage.add(), write)
+        await stage.quiet()
+        assert stage.heard[0] == 2
+        assert [message.poisonMessage for message in stage.heard[1:]] == ["question"]
+
+    on_loop(main)
+    assert summarize(error_logs) == [f"Player raised {error.__name__} in handling a str"] * 3
+
+
+def test_cancellation_at_a_childs_exit_is_a_failure(error_logs: list[logging.LogRecord]) -> None:
+    with stage_at_rest() as stage:
+
+        def be_cancelled(_player: Player, message: Any, _sender: ActorAddress) -> None:
+            if isinstance(message, ChildActorExited):
+                stage.heard.append(message)
+                raise asyncio.CancelledError
+
+        parent = stage.add(be_cancelled)
+        stage.do(parent, lambda player: player.send(player.createActor(Echo), ActorExitRequest()))
+        assert [type(message) for message in stage.heard] == [ChildActorExited] * 3
+        assert stage.lives(parent)
+    assert summarize(error_logs) == ["Player raised CancelledError in handling a ChildActorExited"] * 3
+
+
+def test_failure_is_logged_with_its_place_only(
+    error_logs: list[logging.LogRecord], caplog: pytest.LogCaptureFixture
+) -> None:
+    with stage_at_rest() as stage:
+
+        def quote(_player: Player, message: Any, _sender: ActorAddress) -> None:
+            if not isinstance(message, ActorExitRequest):
+                raise ValueError(message)
+
+        address = stage.add(quote)
+        stage.system.tell(address, "my secret")
+        stage.system.tell(address, ActorExitRequest())
+    assert len(error_logs) == 3
+    assert all("in quote" in record.getMessage() for record in error_logs)
+    formatter = logging.Formatter()
+    assert not any("my secret" in formatter.format(record) for record in caplog.records)
+
+
+@pytest.mark.usefixtures("error_logs")
+def test_attempts_at_a_message_are_not_chained() -> None:
+    with stage_at_rest() as stage:
+        errors = [LookupError(attempt) for attempt in range(3)]
+        left = list(errors)
+
+        def fail_anew(_player: Player, _message: Any, _sender: ActorAddress) -> None:
+            raise left.pop(0)
+
+        poison = stage.system.ask(stage.add(fail_anew), "question", 1)
+        assert [error.__context__ for error in errors] == [None] * 3
+        assert "LookupError: 2" in poison.details
+        assert "LookupError: 1" not in poison.details
 
 
 def test_failure_is_logged_without_the_message(

@@ -217,6 +217,14 @@ def test_waiting_beside_a_loop_in_a_thread_works() -> None:
         assert asyncio.run(main()) == "hello"
 
 
+def test_system_that_nobody_would_run_is_refused() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="get_running_loop"):
+            LoopActorSystem()
+
+    asyncio.run(main())
+
+
 # On a loop at rest
 
 

@@ -8,7 +8,7 @@ import pytest
 from thespian.actors import ActorAddress
 
 from actors.loop_requester import MAX_UNREAD
-from tests.unit.loop_stage import Echo, run_together, stage_at_rest, stage_in_thread
+from tests.unit.loop_stage import Echo, run_together, stage_at_rest, stage_in_thread, start_thread
 
 LONG_S = 10
 """A timeout that fails the test."""
@@ -61,6 +61,16 @@ def test_private_context_reaches_the_system_itself() -> None:
     with stage_at_rest() as stage, stage.system.private() as private:
         clerk = private.createActor(Echo, globalName="clerk")
         assert stage.system.createActor(Echo, globalName="clerk") == clerk
+
+
+@pytest.mark.parametrize("timeout", [None, LONG_S])
+def test_private_context_after_the_end_does_not_wait(timeout: float | None) -> None:
+    with stage_in_thread() as stage:
+        echo = stage.system.createActor(Echo)
+        stage.system.shutdown()
+        with stage.system.private() as private:
+            waits = start_thread(lambda: (private.ask(echo, "too late", timeout), private.listen(timeout)))
+            assert waits.result(1) == (None, None)
 
 
 # What nobody reads

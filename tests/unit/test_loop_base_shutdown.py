@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from thespian.actors import Actor, ActorAddress, ActorExitRequest, ActorSystemFailure, ChildActorExited, WakeupMessage
 
-from actors import loop_base
+from actors import loop_shutdown
 from actors.loop_system import LoopActorSystem
 from tests.unit.loop_stage import (
     Echo,
@@ -148,7 +148,7 @@ def test_restarted_children_do_not_prevent_the_end(caplog: pytest.LogCaptureFixt
 
 def test_endless_lineage_is_cut_off_in_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Each exits only after it has made a child that does the same."""
-    monkeypatch.setattr(loop_base, "SHUTDOWN_S", 0.02)
+    monkeypatch.setattr(loop_shutdown, "SHUTDOWN_S", 0.02)
     with stage_at_rest() as stage:
 
         def beget(player: Player, message: Any, _sender: ActorAddress) -> None:
@@ -171,6 +171,110 @@ def test_failing_exits_do_not_prevent_the_end() -> None:
         for _ in range(5):
             stage.add(fail)
         stage.system.shutdown()
+        assert_ended(stage)
+
+
+@pytest.mark.usefixtures("error_logs")
+@pytest.mark.parametrize("stage_of", [stage_at_rest, stage_in_thread])
+def test_cancelled_exits_do_not_prevent_the_end(stage_of: Callable[[], Any]) -> None:
+    with stage_of() as stage:
+
+        def be_cancelled(_player: Player, _message: Any, _sender: ActorAddress) -> None:
+            raise asyncio.CancelledError
+
+        stage.add(be_cancelled)
+        stage.add()
+        stage.system.shutdown()
+        assert stage.heard == [ActorExitRequest()]
+        assert_ended(stage)
+
+
+@pytest.mark.usefixtures("error_logs")
+def test_coroutine_may_end_actors_that_are_cancelled() -> None:
+    async def main(stage: Stage) -> None:
+        def be_cancelled(_player: Player, _message: Any, _sender: ActorAddress) -> None:
+            raise asyncio.CancelledError
+
+        stage.add(be_cancelled)
+        stage.add()
+        stage.system.shutdown()
+        assert stage.heard == [ActorExitRequest()]
+        assert_ended(stage)
+
+    on_loop(main)
+
+
+def test_end_of_the_process_ends_the_system_too(caplog: pytest.LogCaptureFixture) -> None:
+    with stage_at_rest() as stage:
+
+        def end(_player: Player, _message: Any, _sender: ActorAddress) -> None:
+            raise SystemExit(3)
+
+        stage.add(end)
+        stage.add()
+        with pytest.raises(SystemExit):
+            stage.system.shutdown()
+        assert_ended(stage)
+    assert "ended with 1 actors that had not exited" in caplog.text
+
+
+def test_actor_made_by_an_exit_is_asked_to_exit() -> None:
+    with stage_at_rest() as stage:
+
+        def make_successor(_player: Player, message: Any, _sender: ActorAddress) -> None:
+            if isinstance(message, ActorExitRequest):
+                stage.add()
+
+        stage.add(make_successor)
+        stage.system.shutdown()
+        assert stage.heard == [ActorExitRequest()]
+        assert_ended(stage)
+
+
+def test_actor_whose_constructor_ends_too_late_is_not_made() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    class Slow(Echo):
+        def __init__(self) -> None:
+            super().__init__()
+            begun.set()
+            ended.wait(10)
+
+    with stage_in_thread() as stage:
+        making = start_thread(lambda: stage.system.createActor(Slow, globalName="slow"))
+        begun.wait(10)
+        stage.system.shutdown()
+        ended.set()
+        with pytest.raises(ActorSystemFailure, match="shut down"):
+            making.result(10)
+        assert_ended(stage)
+
+
+def end_here(stage: Stage) -> None:
+    stage.system.shutdown()
+
+
+def end_in_a_thread(stage: Stage) -> None:
+    start_thread(stage.system.shutdown).result(10)
+
+
+@pytest.mark.parametrize("end", [end_here, end_in_a_thread])
+def test_last_handlers_run_one_after_another(end: Callable[[Stage], None]) -> None:
+    """On the loop as always, though it was at rest: none begins within another, and none may wait for itself."""
+    with stage_at_rest() as stage:
+
+        def tell_on(_player: Player, message: Any, _sender: ActorAddress) -> None:
+            stage.heard.append("begun" if asyncio.get_running_loop() is stage.loop else "not on the loop")
+            if isinstance(message, ActorExitRequest):
+                stage.system.tell(last, "one more thing")
+                with pytest.raises(RuntimeError, match="would wait for itself"):
+                    stage.system.listen(1)
+            stage.heard.append("done")
+
+        stage.add(tell_on)
+        last = stage.add(tell_on)
+        end(stage)
+        assert stage.heard == ["begun", "done"] * 2
         assert_ended(stage)
 
 

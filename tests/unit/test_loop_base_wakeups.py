@@ -42,6 +42,17 @@ def test_wakeup_brings_its_payload_after_its_time() -> None:
     on_loop(main)
 
 
+def test_wakeup_may_be_armed_by_address() -> None:
+    """As code outside may do with each of Thespian's bases."""
+    with stage_at_rest() as stage:
+        started_s = stage.loop.time()
+        address = note_wakeups(stage)
+        stage.system.systemUpdate("wakeupAfter", address, timedelta(seconds=10), "ten")
+        stage.system.systemUpdate("wakeupAfter", ActorAddress("nobody"), 5, "five")
+        stage.system.listen(40)
+        assert stage.heard == [("ten", pytest.approx(started_s + 10))]
+
+
 def test_wakeup_comes_while_a_loop_at_rest_listens() -> None:
     with stage_at_rest() as stage:
         started_s = stage.loop.time()

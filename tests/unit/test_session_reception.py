@@ -17,9 +17,10 @@ from actors.messages import (
     TokensProduced,
 )
 from actors.session_commands import Leave, RefuseRequest, StopAgent, Unexpected
+from actors.session_ends import abandon, halt, settle
 from actors.session_reception import RECEPTIONS, Reception
 from actors.session_state import Phase, SessionState, Situation
-from actors.session_steps import Message, abandon, halt, step
+from actors.session_steps import Message, step
 from storage.records import (
     SessionWrite,
     WriteCommitted,
@@ -86,7 +87,7 @@ def make_messages(state: SessionState) -> list[Message]:
 def get_situation(phase: Phase, turn: str, is_writing: bool) -> Situation:
     if phase is Phase.CLAIMING:
         return Situation.CLAIMING
-    if phase is Phase.LEFT:
+    if phase in (Phase.LEFT, Phase.FAILED):
         return Situation.LEFT
     return SITUATIONS[turn, is_writing]
 
@@ -129,16 +130,56 @@ def receive(state: SessionState, message: Message) -> Reception:
 
 
 @pytest.mark.parametrize(("phase", "turn", "is_writing"), KINDS)
-def test_session_can_be_ended_in_every_state(phase: Phase, turn: str, is_writing: bool) -> None:
+def test_session_can_be_halted_in_every_state(phase: Phase, turn: str, is_writing: bool) -> None:
     state = make_state(phase, turn, is_writing)
-    for end, leaves in ((halt, []), (abandon, [Leave(restart=True, reason="its actor failed")])):
-        after, commands = end(state)
-        assert after.situation is Situation.LEFT
-        assert end(after) == (after, [])
-        if phase is not Phase.LEFT:
-            assert [command for command in commands if isinstance(command, Leave)] == leaves
-            assert any(isinstance(command, StopAgent) for command in commands) is (turn == "running")
-            assert after.is_idle
+    after, commands = halt(state)
+    assert after.phase is Phase.LEFT
+    assert halt(after) == (after, [])
+    if phase is not Phase.LEFT:
+        assert after.is_idle
+        assert [type(command) for command in commands] == [StopAgent] * (turn == "running")
+
+
+@pytest.mark.parametrize(("phase", "turn", "is_writing"), KINDS)
+def test_session_can_be_given_up_in_every_state(phase: Phase, turn: str, is_writing: bool) -> None:
+    state = make_state(phase, turn, is_writing)
+    after, commands = abandon(state)
+    assert after.situation is Situation.LEFT
+    assert abandon(after) == (after, [])
+    if phase in (Phase.CLAIMING, Phase.ACTIVE):
+        leaves = [command for command in commands if isinstance(command, Leave)]
+        assert leaves == [] if is_writing else [Leave(restart=True, reason="its actor failed")]
+        assert after.phase is (Phase.FAILED if is_writing else Phase.LEFT)
+        assert any(isinstance(command, StopAgent) for command in commands) is (turn == "running")
+        assert after.is_idle is not is_writing
+
+
+@pytest.mark.parametrize(("phase", "turn", "is_writing"), KINDS)
+def test_what_was_decided_is_told_whatever_failed(phase: Phase, turn: str, is_writing: bool) -> None:
+    refusal = RefuseRequest(connection_id="c9", request_id=None, code="busy", message="busy", retryable=True)
+    _, commands = abandon(make_state(phase, turn, is_writing), [StopAgent(run=1), refusal])
+    assert commands[0] is refusal
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_failed_session_leaves_once_its_write_is_settled(turn: str) -> None:
+    state, _ = abandon(make_state(Phase.ACTIVE, turn, True))
+    for message in make_messages(state):
+        after, commands = settle(state, message)
+        last = commands[-1] if commands else None
+        match message:
+            case WriteCommitted() | WriteDuplicated() | WriteRefused() | WriteFenced():
+                assert after.phase is Phase.LEFT
+                assert isinstance(last, Leave)
+                assert last.restart is not isinstance(message, WriteFenced)
+                assert settle(after, message) == (after, []), "nobody leaves twice"
+            case SubmitUserMessage() | SubmitCancel():
+                assert (type(last), last.code if isinstance(last, RefuseRequest) else "") == (RefuseRequest, "internal")
+                assert after == state
+            case _:
+                assert (after, commands) == (state, [])
+    for other in (WriteCommitted(write=OTHER_WRITE), WriteDuplicated(write=OTHER_WRITE, known=())):
+        assert settle(state, other) == (state, [])
 
 
 @pytest.mark.parametrize("turn", ["none", "running", "decided"])

@@ -5,7 +5,7 @@ import pytest
 
 from actors.agents.protocol import TokenUsage
 from actors.messages import AgentFinished, ConfirmClaim, SubmitUserMessage, TokensProduced
-from actors.session_commands import Accepted, RefuseRequest, Unexpected
+from actors.session_commands import Accepted, Leave, RefuseRequest, Unexpected
 from actors.session_requests import MAX_WAITING_CANCELS
 from actors.session_state import Phase, Situation
 from actors.session_turn import HOLD_CHARS, MAX_ANSWER_CHARS
@@ -999,21 +999,129 @@ def test_halt_and_abandon_after_leaving_do_nothing() -> None:
     play.halt()
     before = play.state
     play.halt()
-    play.abandon()
+    play.break_down()
     assert play.state == before
     assert play.left is None
 
 
-def test_abandoned_session_asks_for_a_successor() -> None:
+def test_failed_actor_stays_until_its_write_is_settled() -> None:
     play = start_running()
     in_write = play.say("second")
     in_inbox = play.say("third")
-    play.abandon()
-    assert play.left is not None
-    assert play.left.restart
-    assert play.codes(in_write) == []
-    assert play.codes(in_inbox) == ["internal"]
+    play.break_down()
+    late = play.say("fourth")
     assert play.agent is None
+    assert (play.left, play.state.phase) == (None, Phase.FAILED)
+    assert (play.codes(in_write), play.codes(in_inbox), play.codes(late)) == ([], ["internal"], ["internal"])
+    play.commit()
+    assert play.codes(in_write) == ["accepted"]
+    assert play.left == Leave(restart=True, reason="its actor failed")
+
+
+def test_failed_actor_with_nothing_in_flight_leaves_at_once() -> None:
+    play = start_running()
+    play.break_down()
+    assert play.left == Leave(restart=True, reason="its actor failed")
+    assert play.agent is None
+
+
+def fail_with_a_known_and_a_new_message() -> tuple[SessionPlay, SubmitUserMessage, SubmitUserMessage]:
+    """An actor fails while a write is in flight that storage will not carry out: it has one of the request ids."""
+    play = start()
+    play.say("hello", "r1")
+    play.settle()
+    play.say("busy")
+    known, new = play.say("hello", "r1"), play.say("new", "r2")
+    play.commit()
+    play.break_down()
+    return play, known, new
+
+
+def test_messages_of_a_failed_actors_unwritten_write_are_answered() -> None:
+    play, known, new = fail_with_a_known_and_a_new_message()
+    assert (play.codes(known), play.codes(new)) == ([], [])
+    assert isinstance(play.commit(), WriteDuplicated)
+    assert (play.codes(known), play.codes(new)) == (["already_finished"], ["internal"])
+    assert play.left is not None
+
+
+def test_messages_of_a_failed_actors_fenced_write_are_answered() -> None:
+    play, known, new = fail_with_a_known_and_a_new_message()
+    play.tell(WriteFenced(session_key=KEY))
+    assert (play.codes(known), play.codes(new)) == (["overloaded"], ["overloaded"])
+    assert play.left is not None
+    assert not play.left.restart
+
+
+def test_messages_of_a_failed_actors_refused_write_are_answered() -> None:
+    play, known, new = fail_with_a_known_and_a_new_message()
+    play.tell(WriteRefused(session_key=KEY, reason="refused"))
+    assert (play.codes(known), play.codes(new)) == (["internal"], ["internal"])
+    assert play.left == Leave(restart=True, reason="refused")
+
+
+def test_failed_actor_shows_what_its_last_write_stored() -> None:
+    play = start_running()
+    play.stream("a")
+    play.break_down()
+    play.commit()
+    assert [effect.payload["value"] for effect in play.published] == ["a"]
+
+
+def test_late_cancel_is_told_so_by_a_failed_actor() -> None:
+    play = start()
+    play.say("hello", "r1")
+    play.settle()
+    cancel = play.cancel("r1")
+    play.break_down()
+    play.commit()
+    assert play.codes(cancel) == ["already_finished"]
+
+
+def test_message_that_the_actor_fails_to_take_is_answered() -> None:
+    play = start()
+    play.fails_in = 0
+    assert play.codes(play.say("hello")) == ["internal"]
+    assert play.left is not None
+
+
+def test_messages_that_the_writer_did_not_take_are_answered() -> None:
+    play = start()
+    play.fails_in = 1
+    assert play.codes(play.say("hello")) == ["internal"]
+    assert play.left is not None
+    assert play.write is None
+
+
+def test_outcome_that_the_actor_fails_to_take_settles_its_write() -> None:
+    play = start()
+    message = play.say("hello")
+    play.fails_in = 0
+    play.commit()
+    assert play.codes(message) == ["accepted"]
+    assert play.left is not None
+
+
+def test_answers_decided_before_a_failure_are_given() -> None:
+    play = start()
+    play.say("hello", "r1")
+    play.settle()
+    play.say("busy")
+    known, new = play.say("hello", "r1"), play.say("new", "r2")
+    play.commit()
+    play.stream("b")
+    play.fails_in = 1
+    assert isinstance(play.commit(), WriteDuplicated)
+    assert (play.codes(known), play.codes(new)) == (["already_finished"], ["internal"])
+
+
+def test_agent_that_was_never_asked_is_not_stopped() -> None:
+    play = start()
+    play.say("hello")
+    play.fails_in = 1
+    play.commit()
+    assert play.last_run is None
+    assert play.left is not None
 
 
 def test_messages_after_leaving_are_refused() -> None:

@@ -56,7 +56,8 @@ def hear_from_an_agent_that_has_ended(play: SessionPlay) -> None:
         AgentFinished(run=run, checkpoint="stale", usage=None),
         AgentFailed(run=run, code="agent_timeout", message="stale", detail="stale", retryable=False),
     ):
-        assert play.tell(message) == []
+        with play.sound():
+            assert play.tell(message) == []
         assert play.state == before
 
 
@@ -112,8 +113,7 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.play.agent is not None)
     @rule(values=st.lists(st.sampled_from(["a", "b", "much"]), min_size=1, max_size=3), answers=answers)
     def stream(self, values: list[str], answers: int) -> None:
-        for value in values:
-            self.play.stream("c" * HOLD_CHARS if value == "much" else value)
+        self.play.stream(*["c" * HOLD_CHARS if value == "much" else value for value in values])
         self.have_storage_answer(answers)
 
     @precondition(lambda self: self.play.agent is not None)
@@ -123,7 +123,8 @@ class SessionMachine(RuleBasedStateMachine):
         self.play.stream("a")
         self.play.say("hello", request_id)
         self.play.say("hello")
-        self.play.stream("b")
+        if self.play.agent is not None:  # it ends with an actor that fails
+            self.play.stream("b")
         self.have_storage_answer(1)
         self.play.say("hello")
         self.have_storage_answer(answers)
@@ -198,7 +199,7 @@ class SessionMachine(RuleBasedStateMachine):
             [
                 SessionPlay.begin_anew,  # a crash
                 SessionPlay.halt,
-                SessionPlay.abandon,
+                SessionPlay.break_down,
                 confirm_claim,
                 carry_out_a_stray,
                 hear_from_an_agent_that_has_ended,
@@ -208,6 +209,12 @@ class SessionMachine(RuleBasedStateMachine):
     )
     def get_into_trouble(self, trouble: Callable[[SessionPlay], None]) -> None:
         trouble(self.play)
+
+    @rule(calls=st.integers(0, 6), answers=answers)
+    def let_the_actor_fail(self, calls: int, answers: int) -> None:
+        """At one of the next things that it does, whatever that is: a decision, or what follows from it."""
+        self.play.fails_in = calls
+        self.have_storage_answer(answers)
 
     @rule(answers=answers)
     def look_at_the_other_node(self, answers: int) -> None:
@@ -223,8 +230,9 @@ class SessionMachine(RuleBasedStateMachine):
         before, outcome = self.play.state, self.last_report
         assert isinstance(outcome, WriteCommitted | WriteDuplicated)
         if before.in_flight is None or before.in_flight.write != outcome.write:
-            is_expected = before.phase is Phase.LEFT
-            commands = self.play.tell(outcome)
+            is_expected = before.phase is Phase.LEFT or self.play.has_failed
+            with self.play.sound():
+                commands = self.play.tell(outcome)
             assert self.play.state == before
             assert [type(command) for command in commands] == ([] if is_expected else [Unexpected])
             self.play.unexpected.clear()
@@ -281,6 +289,15 @@ class SessionMachine(RuleBasedStateMachine):
     def nobody_is_answered_twice(self) -> None:
         """I10: a submission is accepted or refused, once."""
         assert all(len(answers) <= 1 for answers in self.play.answers.values())
+
+    @invariant()
+    def messages_are_stored_in_their_order(self) -> None:
+        """Those of one node, failures of its actors included."""
+        for play in (self.play, self.other):
+            stored = {event.id for event in self.stored.events}
+            expected = [event_id for event_id in play.own_ids if event_id in stored]
+            own = set(play.own_ids)
+            assert [event.id for event in self.stored.events if event.id in own] == expected
 
     @invariant()
     def something_is_under_way_unless_all_is_done(self) -> None:

@@ -1,0 +1,129 @@
+"""How a session's actor ends, other than by being let go when it is idle. Pure.
+
+    write not carried out ──> leave ──────────────────────────────────────────────────────────> left
+    its actor failed ──────── abandon ──> a write in flight? ── no ───────────────────────────> left
+                                               └── yes ──> failed ──what became of it──> settle ──> left
+    the server ends ───────── halt ───────────────────────────────────────────────────────────> left
+
+A message whose write is in flight may be stored or not: nobody can be told before storage has said which. So an actor
+that failed stays until then, and refuses what else comes. Its successor claims the session after that, and so no
+message is lost between them, none is taken for lost that is stored, and none overtakes another.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from actors.messages import SubmitCancel, SubmitUserMessage
+from actors.session_commands import (
+    Accepted,
+    Command,
+    Leave,
+    Publish,
+    RefuseRequest,
+    RunAgent,
+    StopAgent,
+    Submit,
+    TurnConcluded,
+)
+from actors.session_requests import answer_committed, answer_duplicate, refuse
+from actors.session_state import InFlight, Phase, SessionState
+from storage.records import WriteCommitted, WriteDuplicated, WriteFenced, WriteRefused
+
+FAILED_TEXT: Final = "the thread failed and is being restarted; try again"
+ACTOR_FAILED: Final = Leave(restart=True, reason="its actor failed")
+
+TOLD_ALL_THE_SAME: Final = (Publish, Accepted, TurnConcluded, RefuseRequest, Leave)
+"""Commands that say what is so; they only send or log."""
+
+
+def leave(state: SessionState, *, restart: bool, reason: str) -> tuple[SessionState, list[Command]]:
+    """Give the session up after a write that was not carried out; what is committed runs again at its next owner."""
+    refused = state.in_flight.submitted if state.in_flight is not None else ()
+    if restart:
+        state, commands = _stop(state, refused, "internal", "the server could not store this message", retryable=False)
+    else:
+        state, commands = _stop(state, refused, "overloaded", "the thread moved to another server", retryable=True)
+    return state, [*commands, Leave(restart=restart, reason=reason)]
+
+
+def abandon(state: SessionState, undone: Sequence[Command] = ()) -> tuple[SessionState, list[Command]]:
+    """Give the session up after a failure of its actor, and answer the messages that storage was not given.
+
+    Args:
+        state: As the last step left it.
+        undone: What that step asked for and was not done, the command that failed first; empty if all was. A `Submit`
+            that failed has given storage nothing.
+    """
+    commands: list[Command] = [command for command in undone[1:] if isinstance(command, TOLD_ALL_THE_SAME)]
+    if state.phase in (Phase.FAILED, Phase.LEFT):
+        return state, commands
+    flight = state.in_flight
+    if any(isinstance(command, RunAgent) for command in undone):
+        state = replace(state, turn=None)  # its agent was never asked, and is not to be stopped
+    if flight is None or any(isinstance(command, Submit) for command in undone):
+        refused = flight.submitted if flight is not None else ()
+        state, refusals = _stop(state, refused, "internal", FAILED_TEXT, retryable=True)
+        return state, [*commands, *refusals, ACTOR_FAILED]
+    left, refusals = _stop(state, (), "internal", FAILED_TEXT, retryable=True)
+    return replace(left, phase=Phase.FAILED, in_flight=flight), [*commands, *refusals]
+
+
+def settle(state: SessionState, message: object) -> tuple[SessionState, list[Command]]:
+    """Take a message in place of `step` once the actor has failed: the outcome of its write, or one that is refused."""
+    flight = state.in_flight
+    match message:
+        case SubmitUserMessage() | SubmitCancel():
+            return state, [refuse(message, "internal", FAILED_TEXT, retryable=True)]
+        case WriteCommitted() if flight is not None and message.write == flight.write:
+            commands = [*_publish(flight), *answer_committed(state, flight, message)]
+        case WriteDuplicated() if flight is not None and message.write == flight.write:
+            commands = _answer_unwritten(state, flight, message)
+        case WriteFenced() if flight is not None:
+            return leave(state, restart=False, reason="another node owns the session")
+        case WriteRefused() if flight is not None:
+            return leave(state, restart=True, reason=message.reason)
+        case _:
+            return state, []
+    return replace(state, phase=Phase.LEFT, in_flight=None), [*commands, ACTOR_FAILED]
+
+
+def _publish(flight: InFlight) -> list[Command]:
+    return [Publish(effects=flight.write.effects)] if flight.write.effects else []
+
+
+def _answer_unwritten(state: SessionState, flight: InFlight, message: WriteDuplicated) -> list[Command]:
+    """Answer the messages of a write that was not carried out: what is known as such, and the rest as lost."""
+    known = {event.request_id: event for event in message.known}
+    commands: list[Command] = []
+    for submitted, event in zip(flight.submitted, flight.write.events, strict=True):
+        stored = known.get(event.request_id) if event.request_id is not None else None
+        if stored is None:
+            commands.append(refuse(submitted, "internal", FAILED_TEXT, retryable=True))
+        else:
+            commands += answer_duplicate(state, submitted, stored)
+    return commands
+
+
+def halt(state: SessionState) -> tuple[SessionState, list[Command]]:
+    """Stop for the server's end: no more writes; unfinished turns stay unprocessed and run at the next start."""
+    if state.phase is Phase.LEFT:
+        return state, []
+    return _stop(state, (), "overloaded", "the server is stopping", retryable=True)
+
+
+def _stop(
+    state: SessionState,
+    refused: tuple[SubmitUserMessage | SubmitCancel, ...],
+    code: str,
+    message: str,
+    *,
+    retryable: bool,
+) -> tuple[SessionState, list[Command]]:
+    """End what runs; answer the messages of `refused` and of the inbox."""
+    commands: list[Command] = []
+    if state.turn is not None and state.turn.is_running:
+        commands.append(StopAgent(run=state.turn.run))
+    commands += [refuse(submitted, code, message, retryable=retryable) for submitted in (*refused, *state.inbox)]
+    return replace(state, phase=Phase.LEFT, inbox=(), queue=(), turn=None, in_flight=None), commands
