@@ -17,8 +17,9 @@ A session actor's life (`session_state` and `session_steps` have the details of 
 The actors run on `loop_base.LoopSystemBase`, a Thespian system base; `loop_system.LoopActorSystem` makes one:
 
     loop_base ──> loop_mail (the queue and its slices)    loop_cell (an actor's address and cell)
-              ──> loop_driver (a loop at rest)            loop_requester (ask, listen)
-              ──> loop_factory (makes actors)             loop_status
+              ──> loop_failure (handlers that raise)      loop_registry, loop_names (the live actors)
+              ──> loop_outside, loop_requester (ask)      loop_driver (a loop at rest)
+              ──> loop_factory (makes actors)             loop_status, loop_shutdown
 
 Invariants:
 
@@ -39,6 +40,7 @@ What happens at each failure:
 | a session actor cannot be made, or fails in giving up | what it has not read is answered `internal`; a new one is made |
 | a session's actor fails five times in a minute | `overloaded` for 30 s; then it is tried again |
 | a handler of an actor that is no BaseActor raises | run again twice at once; then its sender gets a PoisonMessage |
+| a handler raises SystemExit or KeyboardInterrupt | the loop's run ends; the mail is there for the next run |
 | a handler holds the loop for over `SLOW_HANDLER_MS` | logged, with the actor's class; nothing interrupts it |
 | `SESSION_MAX_LIVE` sessions have an actor | the longest idle leaves; all busy: new ones are `overloaded` |
 | a handler of the director raises | logged; a request is answered `internal`, the state is as before |

@@ -71,6 +71,7 @@ from thespian.actors import (
     ActorAddress,
     ActorExitRequest,
     ActorSystem,
+    ActorSystemFailure,
     ActorSystemMessage,
     ChildActorExited,
     DeadEnvelope,
@@ -89,7 +90,7 @@ from actors.loop_factory import ActorFactory
 from actors.loop_failure import log_failure, try_handling
 from actors.loop_mail import MailQueue
 from actors.loop_outside import Outside
-from actors.loop_registry import INTERNAL, Registry, SystemActor
+from actors.loop_registry import INTERNAL, SHUT_DOWN, Registry, SystemActor
 from actors.loop_requester import PrivateRequester, Requester
 from actors.loop_shutdown import Shutdown
 from actors.loop_status import describe_actor, describe_system
@@ -264,7 +265,8 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         *,
         is_top_level: bool,
     ) -> ActorAddress:
-        self.actorRegistry.refuse_if_closed()
+        if self.actorRegistry.is_closed:
+            raise ActorSystemFailure(SHUT_DOWN)
         if not global_name:
             return self._make(parent, actor_class, requirements, None, source_hash, is_top_level)
         make = partial(self._make, parent, actor_class, requirements, global_name, source_hash, is_top_level)
@@ -312,7 +314,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
             self._sourceAuthority = None
         cell.instance = cell.children = cell.wakeups = None
         self.actorRegistry.remove(cell)
-        parent = self.actorRegistry.find(cell.parent)
+        parent = self.actorRegistry.get(cell.parent.actorAddressString)
         if parent is not None and parent is not self._system_cell:
             if parent.children is not None:
                 parent.children.pop(cell.address.actorAddressString, None)

@@ -11,6 +11,9 @@ from actors.loop_names import GlobalNames
 from actors.loop_requester import Requester
 
 
+SHUT_DOWN: Final = "the actor system is shut down"
+
+
 class SystemActor(Actor):  # type: ignore[misc]
     """What has the system's address; it hears of top-level actors' failures, and does nothing."""
 
@@ -40,7 +43,8 @@ class Registry(dict[str, ActorCell]):
             ActorSystemFailure: If the registry is closed.
         """
         with self._closing:
-            self.refuse_if_closed()
+            if self.is_closed:
+                raise ActorSystemFailure(SHUT_DOWN)
             if cell.globalName:
                 self.names.enter(cell.globalName, cell.address)
             self[cell.address.actorAddressString] = cell
@@ -66,8 +70,3 @@ class Registry(dict[str, ActorCell]):
         for cell in tuple(self.values()):
             if isinstance(cell.instance, Requester):
                 cell.instance.close()
-
-    def refuse_if_closed(self) -> None:
-        """Raise ActorSystemFailure if no more actors are made."""
-        if self.is_closed:
-            raise ActorSystemFailure("the actor system is shut down")

@@ -141,7 +141,7 @@ class SessionTurnedIdle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionStopped:
-    """SessionActor -> SessionDirector: it cannot go on and is about to exit.
+    """SessionActor -> SessionDirector: it cannot go on. Answered by an ActorExitRequest, behind all that was forwarded.
 
     Attributes:
         restart: False if another node owns the session now.

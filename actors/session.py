@@ -141,9 +141,9 @@ class SessionActor(BaseActor):
             self._runner.stop()
 
     def abandon(self, message: object) -> None:
-        """Answer what was not handed to storage. The director is told once all else is answered, and ends this actor.
+        """Answer what was not handed to storage; once the rest is settled, the director is told and ends this actor.
 
-        Not before: what it still forwards is refused here, and so nothing of it can overtake anything.
+        It does not end itself: then mail that the director had forwarded by that time would not be read.
         """
         self._state, commands = abandon(self._state, self._undone)
         self._carry_out(commands)

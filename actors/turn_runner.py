@@ -81,8 +81,9 @@ class TurnRunner:
         self._released = asyncio.Event()
         self._released.set()
         deadline_s = loop.time() + timeout_s
+        turn = make_turn(deadline_s, self._cancelled)  # first: if it raises, nothing has begun
         self._deadline = loop.call_at(deadline_s, self._expire)
-        self._task = loop.create_task(self._run(make_turn(deadline_s, self._cancelled)), name=f"turn-{run}")
+        self._task = loop.create_task(self._run(turn), name=f"turn-{run}")
 
     def stop(self) -> None:
         """End the run: nothing more is posted, and the agent is cancelled at its next await."""

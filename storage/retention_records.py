@@ -35,6 +35,7 @@ class SweepCounts:
         purged: Old events deleted, with their turns and checkpoints.
         purged_effects: Their effects deleted.
         skipped: Sessions that were locked or could not be read.
+        rebuilt: Indexes built anew.
     """
 
     compacted: int = 0
@@ -42,6 +43,7 @@ class SweepCounts:
     purged: int = 0
     purged_effects: int = 0
     skipped: int = 0
+    rebuilt: int = 0
 
     def __add__(self, other: "SweepCounts") -> "SweepCounts":
         return SweepCounts(
@@ -50,6 +52,7 @@ class SweepCounts:
             purged=self.purged + other.purged,
             purged_effects=self.purged_effects + other.purged_effects,
             skipped=self.skipped + other.skipped,
+            rebuilt=self.rebuilt + other.rebuilt,
         )
 
     @property

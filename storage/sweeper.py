@@ -1,7 +1,7 @@
 """The sweeper: runs passes over all sessions step by step, in a thread with a connection of its own.
 
     sweep() ──> thread: next step of the pass ──> SweepStepDone
-                        (storage.sweep_pass)
+                        (storage.sweep_pass; at its end storage.index_rebuild)
 
 | failure | what happens |
 |---|---|
@@ -14,10 +14,12 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from storage.database import connected, describe_error, open_database
+from storage.index_rebuild import IndexRebuild
 from storage.retention_records import RetentionPolicy, SweepCounts, SweepFailed, SweepStepDone
 from storage.sweep_pass import SweepPass
 
@@ -41,7 +43,9 @@ class StorageSweeper:
         self.policy = policy
         self._clock = clock
         self._database = open_database(dsn, application_name=f"callboard-sweeper {node_id}")
+        self._indexes = IndexRebuild(self._database)
         self._steps: Iterator[SweepCounts] | None = None
+        self._connection: Any = None  # the driver's, of the step that runs
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -57,21 +61,33 @@ class StorageSweeper:
         self._thread.start()
 
     def close(self, *, timeout_s: float) -> None:
-        """End the connection after the step that runs.
+        """Cancel what runs, and end the connection.
 
         Args:
             timeout_s: How long to wait for that; with a frozen database it may be in vain.
         """
         self._closing.set()
         if self._thread is not None:
+            self._cancel()
             self._thread.join(timeout_s)
         if self._thread is None or not self._thread.is_alive():
             self._database.close_all()
 
+    def _cancel(self) -> None:
+        """Ask PostgreSQL to end the statement that runs, if any does."""
+        connection = self._connection
+        if connection is not None:
+            with suppress(Exception):  # it may just have ended, and be in another state or closed
+                connection.cancel()
+
     def _run(self, report: Report) -> None:
         try:
             with connected(self._database):
-                outcome: SweepStepDone | SweepFailed = self._take_step()
+                self._connection = self._database.connection()
+                try:
+                    outcome: SweepStepDone | SweepFailed = self._take_step()
+                finally:
+                    self._connection = None
         except Exception as error:  # noqa: BLE001 (whatever it is, the janitor goes on)
             self._steps = None
             self._database.close_all()  # and the advisory lock with the connection
@@ -85,7 +101,7 @@ class StorageSweeper:
         if self._steps is None:
             if not self._take_turn():
                 return SweepStepDone(counts=SweepCounts(), took_s=0.0, is_complete=True, is_elsewhere=True)
-            self._steps = SweepPass(self._database, policy=self.policy, clock=self._clock).run()
+            self._steps = self._make_pass()
         counts = next(self._steps, None)
         if counts is None:
             self._steps = None
@@ -93,6 +109,11 @@ class StorageSweeper:
         return SweepStepDone(
             counts=counts or SweepCounts(), took_s=time.monotonic() - began_s, is_complete=counts is None
         )
+
+    def _make_pass(self) -> Iterator[SweepCounts]:
+        yield from SweepPass(self._database, policy=self.policy, clock=self._clock).run()
+        while self._indexes.rebuild_one():
+            yield SweepCounts(rebuilt=1)
 
     def _take_turn(self) -> bool:
         """Take the advisory lock, which a lost connection gives back."""

@@ -7,7 +7,14 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests that take seconds of sleep each")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take many seconds each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if marker := item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason=f"{marker.kwargs['reason']}: --slow"))
 
 
 class _ErrorCollector(logging.Handler):

@@ -193,7 +193,7 @@ def _make_idle_sessions() -> Benchmark:
         turns(variant=many, unit="messages/s"),
         turns(variant=many, unit="times", over=few, target=at_least(0.9)),
         Row(
-            name="memory of an idle session",
+            name="memory of an idle session, its checkpoint that of echo",
             variant=many,
             figure=BYTES_PER_SESSION,
             unit="bytes",

@@ -50,6 +50,7 @@ def list_bench_databases(server: ServerProcess) -> list[str]:
     return [name for (name,) in rows]
 
 
+@pytest.mark.slow(reason="starts a PostgreSQL and seven probes")
 def test_outbox_is_written_and_drained_at_each_size(server: ServerProcess, tmp_path: Path) -> None:
     sessions_before = server.database.query("SELECT count(*) FROM sessions")
 

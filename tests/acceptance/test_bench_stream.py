@@ -65,6 +65,7 @@ def test_quick_run_measures_all_three_streamers(tmp_path: Path) -> None:
     assert find_processes(tmp_path) == []
 
 
+@pytest.mark.slow(reason="starts three servers, and is interrupted in the second round")
 def test_interrupted_run_leaves_neither_process_nor_data(tmp_path: Path) -> None:
     with begin(tmp_path, "--quick", "--only", "first-token", "--rounds", "1000") as process:
         assert process.stderr is not None
@@ -129,6 +130,13 @@ def probe_that_is_told_to_end(file: Path, *, fails: bool) -> Generator[Sample, N
         file.write_text("clean")
 
 
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe's process is given this one's path: it has to find this module there."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+
+
+@pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize("fails", [False, True])
 def test_probe_that_is_told_to_end_still_cleans_up(tmp_path: Path, fails: bool) -> None:
     file = tmp_path / "cleaned-up"
@@ -152,6 +160,7 @@ def probe_that_is_told_at_work(file: Path) -> Generator[Sample, None, None]:
         file.write_text("clean")
 
 
+@pytest.mark.usefixtures("importable")
 def test_probe_that_is_told_to_end_at_work_cleans_up(tmp_path: Path) -> None:
     file = tmp_path / "cleaned-up"
     probe = ProbeProcess("made-up", probe_that_is_told_at_work, {"file": file})

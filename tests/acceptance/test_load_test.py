@@ -92,9 +92,8 @@ def test_other_agents_answers_are_checked_for_consistency(server: ServerProcess,
     assert "6 of 6 answers" in done.stdout
 
 
-def test_run_survives_a_restart_of_the_server(servers: Servers, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--slow"):
-        pytest.skip("starts two servers one after the other: --slow")
+@pytest.mark.slow(reason="starts two servers one after the other")
+def test_run_survives_a_restart_of_the_server(servers: Servers, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     before = servers.start("--port", port, "--shutdown-grace-s", "0.2")
