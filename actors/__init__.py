@@ -6,6 +6,8 @@
      │                               v                  │EffectsCommitted
      └──frames── DeliveryActor <─────┴──────────────────┘    agent's task ──TokensProduced──> SessionActor
 
+The Janitor, one per node, stands aside: it has storage swept (compaction, expiry, retention), a step at a time.
+
 A session actor's life (`session_state` and `session_steps` have the details of a turn):
 
     created ──> claiming ──> idle <──────────────> working
@@ -37,7 +39,7 @@ What happens at each failure:
 | an agent raises, hangs, yields nothing or nonsense | the turn ends with an `error`; the session goes on |
 | a handler of a session actor raises | logged; requests that storage was not given are answered `internal`; those in |
 | | the write in flight are stored or answered, once it is known which; then a new actor goes on |
-| a session actor cannot be made, or fails in giving up | what it has not read is answered `internal`; a new one is made |
+| a session actor cannot be made, or fails twice | what it has not read is answered `internal`; a new one is made |
 | a session's actor fails five times in a minute | `overloaded` for 30 s; then it is tried again |
 | a handler of an actor that is no BaseActor raises | run again twice at once; then its sender gets a PoisonMessage |
 | a handler raises SystemExit or KeyboardInterrupt | the loop's run ends; the mail is there for the next run |
@@ -48,6 +50,8 @@ What happens at each failure:
 | another node claims the session | the next write is fenced; the actor exits and leaves the rest to it |
 | the database refuses a write's data | its requests are answered `internal`, the actor is made anew |
 | the database cannot be reached | writes wait in the writer, tokens in the turn; past 64 KiB the agent is paused |
+| a sweep fails, or the database is gone | logged once; the next pass, a minute later, begins anew |
+| effects expire under a connection | it gets them all the same, in order; those that come later begin after them |
 | a connection is slow | it is taken off live pushing and reads from the outbox at its own pace |
 | a connection goes | what its socket had not taken stays in the outbox for the next one |
 | the process is killed | the next start runs accepted events without an outcome again, as a new attempt |

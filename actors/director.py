@@ -49,6 +49,10 @@ log = logging.getLogger(__name__)
 ORPHANS_PER_POLL: Final = 100
 """How many unprocessed sessions are picked up at a time: the rest follows at the next poll."""
 
+MAX_POLL_PATIENCE: Final = 20
+"""How many intervals pass at most between two polls while there is nothing to pick up. With the default of 50 ms that
+is a second; polled every 50 ms, an idle server took 3 % of a core, its PostgreSQL included."""
+
 PASSIVATION_PAUSE_S: Final = 0.01
 """At least so long between two looks for idle sessions that may leave: those that expire together leave together."""
 
@@ -105,6 +109,7 @@ class SessionDirector(BaseActor):
         self._drained: Callable[[], None] | None = None
         self._halted = False
         self._poll_failed = False
+        self._polls_in_vain = 0
         self._passivation_armed = False
 
     def receiveMsg_StartDirector(self, message: StartDirector, _sender: ActorAddress) -> None:
@@ -301,6 +306,7 @@ class SessionDirector(BaseActor):
     def receiveMsg_OrphansFound(self, message: OrphansFound, _sender: ActorAddress) -> None:
         """Accepted events that nobody holds: an actor for each session processes them."""
         self._poll_failed = False
+        self._polls_in_vain = 0 if message.session_keys else self._polls_in_vain + 1
         self._arm_poll()  # first: the next look comes whatever this one meets
         if self._drained is not None:
             return
@@ -365,4 +371,5 @@ class SessionDirector(BaseActor):
         )
 
     def _arm_poll(self) -> None:
-        self.wakeupAfter(self._settings.event_poll_interval_s, _Alarm.POLL_ORPHANS)
+        patience = min(2 ** min(self._polls_in_vain, MAX_POLL_PATIENCE), MAX_POLL_PATIENCE)
+        self.wakeupAfter(self._settings.event_poll_interval_s * patience, _Alarm.POLL_ORPHANS)

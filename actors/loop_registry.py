@@ -10,7 +10,6 @@ from actors.loop_cell import ActorCell
 from actors.loop_names import GlobalNames
 from actors.loop_requester import Requester
 
-
 SHUT_DOWN: Final = "the actor system is shut down"
 
 

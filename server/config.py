@@ -191,7 +191,7 @@ class Settings:
         "--event-queue-process-interval-ms",
         "EVENT_QUEUE_PROCESS_INTERVAL_MS",
         whole_number(10, 3_600_000),
-        "How often to look for accepted events that no actor holds.",
+        "How often to look for accepted events that no actor holds; seldomer while there are none.",
         default=50,
     )
     turn_timeout_s: float = setting(

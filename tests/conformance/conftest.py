@@ -97,7 +97,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if not is_slow:
                 item.add_marker(pytest.mark.skip(reason=EXCLUSIONS[name]))
             elif name in NOT_HERE:
-                item.add_marker(pytest.mark.xfail(reason=EXCLUSIONS[name], strict=True))
+                # Not run: to see the five fail takes four minutes, all of it spent in their own timeouts.
+                item.add_marker(pytest.mark.xfail(reason=EXCLUSIONS[name], run=False))
         if names & SLOW and not is_slow:
             items.remove(item)
 

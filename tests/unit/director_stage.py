@@ -190,17 +190,22 @@ class Stage:
 
 
 class Reads:
-    """Answers each read at once, and counts them."""
+    """Answers each read at once, and counts them.
+
+    Attributes:
+        orphans: What the next looks for unprocessed events find.
+    """
 
     def __init__(self, tell: Callable[[ActorAddress, object], None]) -> None:
         self.count = 0
+        self.orphans: list[str] = []
         self._tell = tell
 
     outbox = sessions = property(lambda self: Nothing())
 
     def fetch(self, _request: object, read: Callable[[], Any], reply_to: ActorAddress, answer: Any) -> None:
         self.count += 1
-        self._tell(reply_to, answer(read()))
+        self._tell(reply_to, answer(self.orphans or read()))
 
 
 def play(scene: Callable[[Stage], Coroutine[Any, Any, None]], **options: Any) -> None:

@@ -354,8 +354,21 @@ def test_orphans_do_not_start_a_session_in_its_pause() -> None:
 
 def test_orphans_are_looked_for_again_and_again() -> None:
     async def scene(stage: Stage) -> None:
-        await asyncio.sleep(3.5)
-        assert stage.reads.count == 4
+        await asyncio.sleep(75)
+        assert stage.reads.count == 7, "after 0, 2, 6, 14, 30, 50 and 70 seconds"
+
+    play(scene, event_poll_interval_s=1.0)
+
+
+def test_orphans_are_looked_for_soon_after_some_were_found() -> None:
+    async def scene(stage: Stage) -> None:
+        await asyncio.sleep(51)
+        stage.reads.orphans = ["bob:echo:t"]
+        await asyncio.sleep(20)
+        stage.reads.orphans = []
+        looks = stage.reads.count
+        await asyncio.sleep(1.5)
+        assert stage.reads.count == looks + 1
 
     play(scene, event_poll_interval_s=1.0)
 
