@@ -2,15 +2,19 @@
 
     SessionWrite, SessionClaim, EffectsDelivery ──> StorageWriter (one thread) ──> one transaction ──> PostgreSQL
     reads ───────────────────────────────────────> StorageReader (a few threads) ─────────────────────────^
+    the Janitor ─────────────────────────────────> StorageSweeper (one thread) ───────────────────────────^
 
     StorageWriter ──> WriteQueue (what waits) ──> BatchCommitter ──> WriterConnection
                                                   write_statement, delivery_statements: what is sent, pure
+    StorageSweeper ──> SweepPass (what is due, in short transactions) ──> RetentionStore
+                   ──> IndexRebuild
 
 An effect's life:
 
     pending ──handed to a connection──> executing ──taken by its socket──> completed
        ^                                    │
-       └──────── connection went away ──────┘          (failed: given up; nothing does that yet)
+       └──────── connection went away ──────┘
+       either ──nobody fetched it for EFFECT_TTL_S──> failed
 
 Invariants (SCHEMA.md says which column holds what):
 
@@ -18,6 +22,8 @@ Invariants (SCHEMA.md says which column holds what):
   and only if they stand where the write expects them.
 - A write is committed whole or not at all, under the epoch of the session's owner or not at all.
 - The same write twice leaves one set of rows; the same request id twice leaves one event.
+- Only what is final is swept: turns that ended, effects that are delivered or given up. The counters of a session never
+  go back, whatever of it is deleted.
 
-writer.py has the table of what happens at each failure.
+writer.py has the table of what happens at each failure, sweeper.py another.
 """

@@ -53,16 +53,21 @@ def list_unpurged(page: Sequence[SessionMarks]) -> list[EventSpan]:
 
 
 def cut_spans(spans: Sequence[EffectSpan], limit: int) -> tuple[list[EffectSpan], list[EffectSpan]]:
-    """Take as many spans from the front as `limit` allows, each cut to a piece of `PIECE_EFFECTS`.
+    """Take spans from the front, each cut to a piece of `PIECE_EFFECTS`, until they hold `limit` effects together.
 
     In pieces, since how many of a span's effects are really due is only known when they are read.
 
     Returns:
-        The pieces, and what is left: the spans that were not taken.
+        The pieces, at least one if there is a span; and the spans of which none was taken.
     """
-    count = max(1, limit // PIECE_EFFECTS)
-    pieces = [replace(span, to_seq=min(span.to_seq, span.after_seq + PIECE_EFFECTS)) for span in spans[:count]]
-    return pieces, list(spans[count:])
+    pieces: list[EffectSpan] = []
+    for span in spans:
+        if limit <= 0:
+            break
+        piece = replace(span, to_seq=min(span.to_seq, span.after_seq + PIECE_EFFECTS))
+        pieces.append(piece)
+        limit -= piece.to_seq - piece.after_seq
+    return pieces, list(spans[len(pieces) :])
 
 
 def list_rest(spans: Sequence[EffectSpan], ends: Sequence[EffectSpan]) -> list[EffectSpan]:

@@ -10,8 +10,9 @@ All of them go by a session's cursors and by `seq`, so that each costs what it f
 A turn is *settled* at a time if it had its outcome by then. Turns settle in the order of their events, and a session's
 effects are in that order too: so what is to be done to a session is always the beginning of what is left.
 
-Nothing here waits for the storage writer while holding what the writer may want: sessions are locked with SKIP LOCKED,
-and those passed over have their turn at the next pass. Every statement may be repeated.
+Sessions are locked with SKIP LOCKED, since the writer may want them next: those passed over have their turn at the
+next pass. Only `expire` may have to wait, for an effect that is being delivered, and `lock_timeout` ends that. Every
+statement may be repeated.
 """
 
 from collections import Counter

@@ -3,12 +3,13 @@
     list a page of sessions ──> which are due? ──> a transaction ──> a transaction ... ──> next page
                                                         └── yields after each: whoever runs it may rest
 
-It keeps out of the storage writer's way: it waits for no lock for longer than `LOCK_TIMEOUT`, goes through about
+It keeps out of the storage writer's way: it waits for no lock for longer than 50 ms, goes through about
 `SWEPT_EFFECTS` effects in a transaction at most, and does not wait for the disk at COMMIT: what a crash undoes is done
 again.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,15 +39,13 @@ PURGED_SESSIONS: Final = 10
 PURGE_GRACE_S: Final = 3600.0
 """How long an answer stays at least after it was delivered, however old it is; but not longer than its own time."""
 
-LOCK_TIMEOUT: Final = "50ms"
-"""Far below PostgreSQL's `deadlock_timeout` of a second: should this and a writer ever wait for each other, it is this
-that gives way, and soon."""
-
-LOCAL_SETTINGS: Final = f"""
-SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SET LOCAL statement_timeout = '5s';
+LOCAL_SETTINGS: Final = """
+SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '50ms'; SET LOCAL statement_timeout = '5s';
 SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off
 """
-"""For a transaction. The last three: all that is looked up here has its index, and is a small part of its table."""
+"""For a transaction. The lock's timeout is far below PostgreSQL's `deadlock_timeout` of a second: should this and a writer
+ever wait for each other, it is this that gives way, and soon. The last three: all that is looked up here has its index,
+and is a small part of its table."""
 
 PASSING_SQLSTATES: Final = frozenset({"55P03", "57014", "40P01"})
 """Lock not available, statement timeout, deadlock: too much at once, or the wrong moment."""
@@ -59,13 +58,22 @@ class SweepPass:
         database: Where.
         policy: How long things are kept.
         clock: Gives the aware time that ages are measured from, and that rows are stamped with.
+        closing: Once it is set, what fails is not tried again.
     """
 
-    def __init__(self, database: peewee.Database, *, policy: RetentionPolicy, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: peewee.Database,
+        *,
+        policy: RetentionPolicy,
+        clock: Callable[[], datetime],
+        closing: threading.Event,
+    ) -> None:
         self._database = database
         self._store = RetentionStore(database)
         self._policy = policy
         self._clock = clock
+        self._closing = closing
         self._skipped = 0
 
     def run(self) -> Iterator[SweepCounts]:
@@ -136,7 +144,7 @@ class SweepPass:
             with self._transaction():
                 return act(items)
         except peewee.DatabaseError as error:
-            if not _is_about_rows(error):
+            if self._closing.is_set() or not _is_about_rows(error):
                 raise
             if len(items) == 1:
                 self._skip(items[0].session_key, error)

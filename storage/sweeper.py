@@ -111,7 +111,8 @@ class StorageSweeper:
         )
 
     def _make_pass(self) -> Iterator[SweepCounts]:
-        yield from SweepPass(self._database, policy=self.policy, clock=self._clock).run()
+        sweep_pass = SweepPass(self._database, policy=self.policy, clock=self._clock, closing=self._closing)
+        yield from sweep_pass.run()
         while self._indexes.rebuild_one():
             yield SweepCounts(rebuilt=1)
 

@@ -9,6 +9,8 @@ STATEMENTS = (
     ADD CHECK (compacted_effect_seq BETWEEN 0 AND delivered_effect_seq),
     ADD CHECK (purged_event_seq BETWEEN 0 AND processed_event_seq)
     """,
+    # Most rows are deleted within hours. With the default of 0.2, a million effects took a tenth more room in the end.
+    "ALTER TABLE effects SET (autovacuum_vacuum_scale_factor = 0.05)",
 )
 
 
