@@ -43,9 +43,9 @@ LOCAL_SETTINGS: Final = """
 SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '50ms'; SET LOCAL statement_timeout = '5s';
 SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off
 """
-"""For a transaction. The lock's timeout is far below PostgreSQL's `deadlock_timeout` of a second: should this and a writer
-ever wait for each other, it is this that gives way, and soon. The last three: all that is looked up here has its index,
-and is a small part of its table."""
+"""For a transaction. The lock's timeout is far below PostgreSQL's `deadlock_timeout` of a second: should this and a
+writer ever wait for each other, it is this that gives way, and soon. The last three: all that is looked up here has its
+index, and is a small part of its table."""
 
 PASSING_SQLSTATES: Final = frozenset({"55P03", "57014", "40P01"})
 """Lock not available, statement timeout, deadlock: too much at once, or the wrong moment."""
