@@ -91,7 +91,7 @@ class BatchCommitter:
                     transaction.commit(answer.transaction_id or None)
                     break
             except CommitUnknown as unknown:
-                if self._find_out(unknown):
+                if self._find_out(unknown) and self._are_stored(writes):
                     break
         return outcomes
 
@@ -116,6 +116,16 @@ class BatchCommitter:
         if self._is_stored(write):
             return _make_committed(write, answer)
         return WriteFenced(session_key=write.session_key)
+
+    def _are_stored(self, writes: Sequence[SessionWrite]) -> bool:
+        """Make sure that a transaction of which the server says that it is committed was the one with these writes.
+
+        A server that crashes forgets the numbers of transactions of which nothing had reached its log, and gives them
+        out again. Doing it again does no harm: what is stored is recognised.
+        """
+        with self._connection.transaction() as transaction:
+            transaction.begin()
+            return all(self._is_stored(write) for write in writes)
 
     def _is_stored(self, write: SessionWrite) -> bool:
         """Tell whether a write that does not apply any more was committed before: the answer to its COMMIT was lost."""

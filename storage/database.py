@@ -32,7 +32,9 @@ OWNER_PREFIX = "callboard "
 CONNECT_OPTIONS: Final[Mapping[str, Any]] = {
     "connect_timeout": 5,
     # A statement that takes this long is stuck: better an error and a new try than a thread that never comes back.
-    "options": "-c statement_timeout=30s -c timezone=UTC -c client_min_messages=warning",
+    # The keepalives are the server's: a client that is lost without a word must not count as alive for hours.
+    "options": "-c statement_timeout=30s -c timezone=UTC -c client_min_messages=warning "
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,

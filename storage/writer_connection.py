@@ -24,6 +24,12 @@ PLANNER_SETTINGS: Final = " ".join(
 
 PREPARE: Final = ";".join((PREPARE_WRITE, PREPARE_COMPLETE, PREPARE_CLAIM, PREPARE_RELEASE, PREPARE_RAISE))
 
+# The server may not know that a connection is lost: its process would hold the locks of a transaction that nobody ends.
+END_FORMER: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = %s AND usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()
+"""
+
 COMMIT_STATUS: Final = "SELECT pg_xact_status(%s::xid8)"
 
 
@@ -36,6 +42,7 @@ class WriterConnection:
     """
 
     def __init__(self, dsn: str, *, application_name: str) -> None:
+        self._application_name = application_name
         self.database = peewee.PostgresqlDatabase(
             dsn,
             autoconnect=False,
@@ -52,8 +59,9 @@ class WriterConnection:
         if self.database.is_closed():
             try:
                 self.database.connect()
+                self.database.execute_sql(END_FORMER, (self._application_name,))
                 self.database.execute_sql(PREPARE)
-            except peewee.PeeweeException as error:
+            except (peewee.PeeweeException, UnicodeDecodeError) as error:
                 self._throw_away()
                 raise DatabaseUnavailable(describe_error(error)) from error
 
@@ -63,10 +71,13 @@ class WriterConnection:
             self.database.close()
 
     def check(self) -> None:
-        """Ask for a sign of life, connecting if need be; raises DatabaseUnavailable."""
+        """Ask for a sign of life, connecting if need be; raises DatabaseUnavailable, whatever is wrong."""
         self.open()
-        with self._translated():
+        try:
             self.database.execute_sql("SELECT 1")
+        except (peewee.PeeweeException, UnicodeDecodeError) as error:
+            self._throw_away()
+            raise DatabaseUnavailable(describe_error(error)) from error
 
     @contextmanager
     def transaction(self) -> Iterator["WriterTransaction"]:
@@ -113,6 +124,9 @@ class WriterConnection:
         except CommitUnknown:
             self._throw_away()
             raise
+        except UnicodeDecodeError as error:  # the server's last words, in an encoding of their own
+            self._throw_away()
+            raise DatabaseUnavailable("the server's message cannot be read") from error
         except peewee.PeeweeException as error:
             translated = translate_error(error)
             if isinstance(translated, DatabaseUnavailable):

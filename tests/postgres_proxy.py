@@ -22,6 +22,7 @@ class Cut(Enum):
 
     BEFORE = auto()  # the server never sees the COMMIT
     AFTER = auto()  # the server carries it out, its answer is lost
+    UNNOTICED = auto()  # as BEFORE, and the server goes on waiting for its client, locks in hand
     MEANWHILE = auto()  # the server has it; whether it is carried out by the time of the first question is chance
 
 
@@ -36,6 +37,7 @@ class CuttingProxy:
         self.cuts: list[Cut] = []
         self._upstream = upstream
         self._next: Cut | None = None
+        self._kept: list[socket.socket] = []
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -49,6 +51,8 @@ class CuttingProxy:
     def close(self) -> None:
         """Take no more connections."""
         self._listener.close()
+        for kept in self._kept:
+            kept.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -66,7 +70,9 @@ class CuttingProxy:
                     source: socket.socket = key.fileobj  # type: ignore[assignment]
                     data = source.recv(CHUNK_BYTES)
                     cut = self._take_cut() if source is client and COMMIT in data else None
-                    if not data or cut is Cut.BEFORE:
+                    if cut is Cut.UNNOTICED:
+                        self._kept.append(server.dup())
+                    if not data or cut in (Cut.BEFORE, Cut.UNNOTICED):
                         return
                     key.data.sendall(data)
                     if cut is Cut.AFTER:

@@ -71,7 +71,7 @@ def test_each_kind_of_cut_is_found_out(
     proxy[0].cut_next(cut)
     talk.commit(talk.make_write(events=[make_user_message(1)], frames=[token(1)]))
     said = {
-        "A COMMIT whose answer was lost took place": cut is not Cut.BEFORE,
+        "A COMMIT whose answer was lost took place": cut in (Cut.AFTER, Cut.MEANWHILE),
         "A COMMIT whose answer was lost did not take place": cut is not Cut.AFTER,
     }
     found = [text for text in caplog.messages if text in said]

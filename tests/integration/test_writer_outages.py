@@ -145,6 +145,45 @@ def test_lost_answer_to_commit_is_found_out(
     fresh.claim()
 
 
+def test_number_that_a_crash_gave_out_again_is_not_believed(
+    query: Query, writer: RecordingWriter, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = WriterTransaction.commit
+    ((of_another,),) = query("SELECT pg_current_xact_id()::text")
+    lost: list[bool] = []
+
+    def lose_transaction(transaction: WriterTransaction, transaction_id: str | None) -> None:
+        if not lost:
+            lost.append(True)
+            raise CommitUnknown("server closed the connection unexpectedly", transaction_id=of_another)
+        commit(transaction, transaction_id)
+
+    monkeypatch.setattr(WriterTransaction, "commit", lose_transaction)
+    write = conversation.make_write(events=[make_user_message(1)], frames=[token(1)])
+    assert conversation.commit(write) == WriteCommitted(write=write)
+    assert query("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM effects)") == [(1, 1)]
+
+
+@pytest.mark.parametrize("error", [peewee.InternalError, peewee.DatabaseError])
+def test_idle_writer_survives_whatever_its_connection_says(
+    error: type[Exception], writer: RecordingWriter, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.writer.IDLE_CHECK_S", 0.01)
+    database = writer.writer._connection.database
+    execute, failed = database.execute_sql, threading.Event()
+
+    def fail_once(sql: str, params: object = None) -> object:
+        if sql == "SELECT 1" and not failed.is_set():
+            failed.set()
+            raise error("cache lookup failed")
+        return execute(sql, params)
+
+    monkeypatch.setattr(database, "execute_sql", fail_once)
+    conversation.exchange("a")
+    assert failed.wait(10)
+    conversation.exchange("b")
+
+
 def test_delivery_whose_commit_was_lost_is_counted_once(
     query: Query, writer: RecordingWriter, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
