@@ -131,7 +131,7 @@ def attach(
 
 
 def detach(route: Route, connection_id: str) -> Step:
-    """Remove a connection; what it was given and has not taken goes back to pending unless another one has it."""
+    """Remove a connection; what it was given and has not taken goes back to pending, until another one takes it."""
     subscribers = dict(route.subscribers)
     gone = subscribers.pop(connection_id, None)
     route = replace(route, subscribers=subscribers)
