@@ -53,8 +53,11 @@ def talk(conversation: Conversation, terminal: Terminal) -> int:
         if chat_render.is_command(line.strip()):
             obey(conversation, line.strip())
             continue
-        conversation.ask(line, echo=echo)
-        if not wait_for_answer(conversation, terminal, typed_ahead):
+        terminal.interrupts = 0
+        with terminal.hide_typing():  # before anything of the answer can be shown
+            conversation.ask(line, echo=echo)
+            is_settled = wait_for_answer(conversation, terminal, typed_ahead)
+        if not is_settled:
             return EXIT_INTERRUPTED if terminal.interrupts else 0
     return 0
 
@@ -70,23 +73,22 @@ def obey(conversation: Conversation, command: str) -> None:
 
 
 def wait_for_answer(conversation: Conversation, terminal: Terminal, typed_ahead: deque[str]) -> bool:
-    """Wait until the request is settled; cancel it at the first Ctrl-C.
+    """Wait until the request is settled; cancel it at the first Ctrl-C. Interrupts count from the request on.
 
     Returns:
         False if the person wants to leave, or the conversation has ended.
     """
-    terminal.interrupts = seen = 0
-    with terminal.hide_typing():
-        while not conversation.has_settled():
-            line = terminal.wait()
-            command = line.strip() if line is not None else None
-            if conversation.has_ended() or terminal.interrupts > 1 or line == "" or command == "/quit":
-                return False
-            if command == "/cancel" or terminal.interrupts > seen:
-                seen = terminal.interrupts
-                conversation.cancel()
-            elif line is not None and command:
-                typed_ahead.append(line.rstrip("\r\n"))
+    seen = 0
+    while not conversation.has_settled():
+        line = terminal.wait()
+        command = line.strip() if line is not None else None
+        if conversation.has_ended() or terminal.interrupts > 1 or line == "" or command == "/quit":
+            return False
+        if command == "/cancel" or terminal.interrupts > seen:
+            seen = terminal.interrupts
+            conversation.cancel()
+        elif line is not None and command:
+            typed_ahead.append(line.rstrip("\r\n"))
     return True
 
 

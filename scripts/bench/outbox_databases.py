@@ -10,7 +10,8 @@ import peewee
 from scripts.bench.activation_probe import open_database as open_server
 from storage.database import connected, describe_error, open_database
 
-APPLICATION_NAME = "callboard bench"
+APPLICATION_NAME = "callboard-bench"
+"""Never a node's (`storage.database.OWNER_PREFIX`): a writer that connects ends other connections of its node."""
 
 
 class DatabaseRefused(Exception):
