@@ -1,13 +1,13 @@
-"""The HTTP application: the WebSocket endpoint and the health checks."""
+"""The HTTP application: the WebSocket endpoint, threads to read, and the health checks."""
 
-import ipaddress
 import logging
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 from tornado.web import Application, HTTPError, RequestHandler
 
+from server.json_handler import JsonHandler, require_local_host
 from server.node import Node
+from server.thread_handlers import AgentsHandler, ThreadHandler, ThreadsHandler
 from server.websocket import ChatSocket
 from server.websocket_protocol import HARD_FRAME_BYTES
 
@@ -17,48 +17,12 @@ PING_INTERVAL_S: Final = 25
 PING_TIMEOUT_S: Final = 8
 
 
-def require_local_host(handler: RequestHandler) -> None:
-    """Refuse requests that name another host.
-
-    Without authentication the server trusts whoever can reach the loopback address. A web page from elsewhere can, if
-    it makes its own name resolve to it (DNS rebinding); but then the request carries that name.
-    """
-    if not names_loopback(handler.request.host):
-        raise HTTPError(421, reason="Misdirected Request")
-
-
-def names_loopback(host: str) -> bool:
-    """Tell whether a Host header names this machine's loopback: `localhost` or an address, with or without a port."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
 class LocalSocket(ChatSocket):
     """The WebSocket endpoint, for local clients only."""
 
     def prepare(self) -> None:
         """Refuse other hosts' names."""
         require_local_host(self)
-
-
-class JsonHandler(RequestHandler):
-    """Answers in JSON, errors too."""
-
-    def initialize(self, node: Node) -> None:
-        """Take what the application was made with."""
-        self._node = node
-
-    def prepare(self) -> None:
-        """Refuse other hosts' names."""
-        require_local_host(self)
-
-    def write_error(self, status_code: int, **_kwargs: Any) -> None:
-        """Write problem details (RFC 9457)."""
-        self.set_header("Content-Type", "application/problem+json")
-        self.finish({"type": "about:blank", "title": self._reason, "status": status_code})
 
 
 class HealthHandler(JsonHandler):
@@ -90,8 +54,8 @@ class UnknownHandler(JsonHandler):
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Log a request: of interest only if the server failed at it. Not being ready is an answer, not a failure."""
-    failed = handler.get_status() >= 500 and not isinstance(handler, ReadyHandler)
+    """Log a request: of interest only if the server failed at it. 503 is an answer, not a failure."""
+    failed = handler.get_status() >= 500 and handler.get_status() != 503
     log.log(
         logging.ERROR if failed else logging.DEBUG,
         "%s %s: %s",
@@ -108,6 +72,9 @@ def make_app(node: Node) -> Application:
     return Application(
         [
             (r"/api/chat/ws", LocalSocket, arguments),
+            (r"/api/agents", AgentsHandler, arguments),
+            (r"/api/threads", ThreadsHandler, arguments),
+            (r"/api/threads/([^/]+)/([^/]+)", ThreadHandler, arguments),
             (r"/healthz", HealthHandler, arguments),
             (r"/readyz", ReadyHandler, arguments),
         ],

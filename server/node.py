@@ -39,6 +39,7 @@ from server import close_codes
 from server.config import Settings
 from server.connections import Connection, Connections
 from server.frames import FrameError, make_error
+from server.thread_reads import ThreadReads
 from storage.outbox_store import OutboxStore
 from storage.reader import StorageReader
 from storage.records import Outcome, ReplyTo
@@ -129,6 +130,7 @@ class Node:
         self._connections = Connections()
         self._system = LoopActorSystem(self._loop, slow_handler_ms=settings.slow_handler_ms)
         self._reader = StorageReader(dsn, node_id=self.node_id)
+        self.threads = ThreadReads(self._reader)
         self._writer = StorageWriter(
             dsn,
             node_id=self.node_id,

@@ -8,6 +8,7 @@
                                                   write_statement, delivery_statements: what is sent, pure
     StorageSweeper ──> SweepPass (what is due, in short transactions) ──> RetentionStore
                    ──> IndexRebuild
+    StorageReader  ──> OutboxStore, SessionStore (for the actors), ThreadStore (for people: lists of threads, history)
 
 An effect's life:
 

@@ -9,6 +9,7 @@ from storage.database import connected, is_migrated, open_database
 from storage.event_store import EventStore
 from storage.outbox_store import OutboxStore
 from storage.session_store import SessionStore
+from storage.thread_store import ThreadStore
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class StorageReader:
         self.outbox = OutboxStore(database)
         self.sessions = SessionStore(database)
         self.events = EventStore(database)
+        self.threads = ThreadStore(database)
         self._database = database
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="storage-reader")
 

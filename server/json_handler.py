@@ -1,0 +1,112 @@
+"""What all HTTP answers share: JSON, problem details (RFC 9457), checked parameters, local clients only."""
+
+import ipaddress
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from tornado.web import HTTPError, RequestHandler
+
+from server.frames import KEY_PART
+from server.node import Node
+
+NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+
+RETRY_AFTER_S: Final = "1"
+"""When to ask again after a 503."""
+
+
+def require_local_host(handler: RequestHandler) -> None:
+    """Refuse requests that name another host.
+
+    Without authentication the server trusts whoever can reach the loopback address. A web page from elsewhere can, if
+    it makes its own name resolve to it (DNS rebinding); but then the request carries that name.
+    """
+    if not names_loopback(handler.request.host):
+        raise HTTPError(421, reason="Misdirected Request")
+
+
+def names_loopback(host: str) -> bool:
+    """Tell whether a Host header names this machine's loopback: `localhost` or an address, with or without a port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class Problem(HTTPError):
+    """Raised when a request cannot be answered as it is; the body says why (RFC 9457).
+
+    Args:
+        status: The HTTP status.
+        code: An error code of the protocol.
+        detail: Says what is wrong with which parameter, and what to do.
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(status)
+        self.code = code
+        self.detail = detail
+
+
+class JsonHandler(RequestHandler):
+    """Answers in JSON, errors too."""
+
+    def initialize(self, node: Node) -> None:
+        """Take what the application was made with."""
+        self._node = node
+
+    def prepare(self) -> None:
+        """Refuse other hosts' names."""
+        require_local_host(self)
+
+    def write_json(self, document: object) -> None:
+        """End the answer with a JSON document."""
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(msgspec.json.encode(document))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Write problem details (RFC 9457)."""
+        problem: dict[str, Any] = {"type": "about:blank", "title": self._reason, "status": status_code}
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, Problem):
+            problem |= {"detail": error.detail, "code": error.code}
+            if status_code == 503:
+                self.set_header("Retry-After", RETRY_AFTER_S)
+        self.set_header("Content-Type", "application/problem+json")
+        self.finish(problem)
+
+    def read_key_part(self, name: str) -> str | None:
+        """Return a parameter of the query that is part of a session's key; None if there is none.
+
+        Raises:
+            Problem: If it cannot be one.
+        """
+        value = self.get_query_argument(name, None, strip=False)
+        return None if value is None else check_key_part(name, value)
+
+    def read_number(self, name: str, *, default: int | None, most: int) -> int | None:
+        """Return a parameter of the query that is a number from 1 to `most`.
+
+        Raises:
+            Problem: If it is none.
+        """
+        value = self.get_query_argument(name, None, strip=False)
+        if value is None:
+            return default
+        if not NUMBER.fullmatch(value) or not 1 <= int(value) <= most:
+            raise Problem(400, "bad_request", f"{name}: must be a whole number from 1 to {most}")
+        return int(value)
+
+
+def check_key_part(name: str, value: str) -> str:
+    """Return `value` if it can be part of a session's key.
+
+    Raises:
+        Problem: If it cannot.
+    """
+    if not KEY_PART.fullmatch(value):
+        raise Problem(400, "bad_request", f"{name}: must match [A-Za-z0-9_-]{{1,128}}")
+    return value
