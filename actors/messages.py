@@ -18,12 +18,14 @@ from actors.agents.protocol import TokenUsage
 from actors.services import Services, SweeperPort
 from storage.records import OutboxBacklog, OutboxEffect
 
-# The edge asks
+# The edge asks. It counts what it has asked for as long as anybody holds it (`server.intake`): hence `weakref_slot`.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class SubmitUserMessage:
     """The edge -> SessionDirector -> SessionActor. Answered by a `NotifyConnection` once it is committed or refused.
+
+    Whoever is done with it must drop it: it counts as unanswered for as long as it is held.
 
     Attributes:
         event_id: Made by the edge; names the event to be.
@@ -40,7 +42,7 @@ class SubmitUserMessage:
     submitted_at_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class SubmitCancel:
     """The edge -> SessionDirector -> SessionActor.
 

@@ -77,7 +77,7 @@ class ActorSettings:
     """What an operator can set of the actors.
 
     Attributes:
-        turn_timeout_s: How long an agent may take for a turn.
+        turn_timeout_s: How long an agent may take for a turn, without the time that it is paused.
         session_idle_s: How long an idle session's actor stays.
         session_max_live: How many sessions may have an actor; past it the longest idle leave.
         session_queue_limit: How many messages may wait behind the running one.

@@ -49,8 +49,8 @@ class TurnRunner:
         agent: Who answers.
         make_turn: Makes the question, of the deadline on the loop's clock and the cancel signal.
         run: Goes into every message, so that the session can tell a stale one.
-        timeout_s: How long the agent may take. After that the session hears of it at once, and the agent is
-            cancelled; one that resists is left to itself.
+        timeout_s: How long the agent may take, without the time that it is paused. After that the session hears of
+            it at once, and the agent is cancelled; one that resists is left to itself.
         slices: Shares the loop's time among agents that never wait.
         post: Hands a message to the session's actor.
     """
@@ -80,9 +80,9 @@ class TurnRunner:
         self._cancelled = asyncio.Event()
         self._released = asyncio.Event()
         self._released.set()
-        deadline_s = loop.time() + timeout_s
-        turn = make_turn(deadline_s, self._cancelled)  # first: if it raises, nothing has begun
-        self._deadline = loop.call_at(deadline_s, self._expire)
+        self._deadline_s = loop.time() + timeout_s
+        turn = make_turn(self._deadline_s, self._cancelled)  # first: if it raises, nothing has begun
+        self._deadline = loop.call_at(self._deadline_s, self._expire)
         self._task = loop.create_task(self._run(turn), name=f"turn-{run}")
 
     def stop(self) -> None:
@@ -94,7 +94,7 @@ class TurnRunner:
         self._task.cancel()
 
     def hold(self, hold: bool) -> None:
-        """Pause the run before its next token, or let it go on."""
+        """Pause the run before its next token, or let it go on. The pause is not the agent's time (`timeout_s`)."""
         if hold:
             self._released.clear()
         else:
@@ -140,12 +140,24 @@ class TurnRunner:
             if item.text:
                 self._say(item.text)
             if not self._released.is_set():
-                await self._released.wait()
+                await self._pause()
             if self._cancelled.is_set():  # by stop(), and the agent goes on all the same
                 raise asyncio.CancelledError
             if self._gathered_chars >= GATHERED_CHARS or time.perf_counter() >= self._slice_end_s:
                 await asyncio.sleep(0)
         return AgentFinished(run=self._run_number, checkpoint=None, usage=None)
+
+    async def _pause(self) -> None:
+        """Wait until the run may go on, and move its deadline by as long.
+
+        Only from here on does the agent wait: what it does between being held and its next token is its own time.
+        """
+        self._deadline.cancel()
+        paused_at_s = self._loop.time()
+        await self._released.wait()
+        if not self._cancelled.is_set():
+            self._deadline_s += self._loop.time() - paused_at_s
+            self._deadline = self._loop.call_at(self._deadline_s, self._expire)
 
     def _begin_slice(self) -> None:
         """The agent goes on after the loop had a turn."""

@@ -250,7 +250,7 @@ class Settings:
         "--writer-queue-bytes",
         "WRITER_QUEUE_BYTES",
         whole_number(1024, 2**40),
-        "How much may wait for the database before new messages are refused.",
+        "How much may wait for the database, or be unanswered, before new messages are refused.",
         default=16 * 1024 * 1024,
     )
     shutdown_grace_s: float = setting(

@@ -39,6 +39,7 @@ from server import close_codes
 from server.config import Settings
 from server.connections import Connection, Connections
 from server.frames import FrameError, make_error
+from server.intake import IntakeMeter
 from server.thread_reads import ThreadReads
 from storage.outbox_store import OutboxStore
 from storage.reader import StorageReader
@@ -128,6 +129,8 @@ class Node:
         self._grace_over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._connections = Connections()
+        self._intake = IntakeMeter()
+        self._intake_bytes = settings.writer_queue_bytes
         self._system = LoopActorSystem(self._loop, slow_handler_ms=settings.slow_handler_ms)
         self._reader = StorageReader(dsn, node_id=self.node_id)
         self.threads = ThreadReads(self._reader)
@@ -173,12 +176,21 @@ class Node:
 
     def submit(self, message: SubmitUserMessage | SubmitCancel) -> None:
         """Hand a checked message to its session; with too much waiting for the database, a new one is refused."""
-        if isinstance(message, SubmitUserMessage) and self._writer.is_overloaded:
+        if isinstance(message, SubmitUserMessage) and self._is_overloaded:
             text = "the database does not keep up; try again"
             refusal = FrameError("overloaded", text, request_id=message.request_id, retryable=True)
             self._connections.send_notice(message.connection_id, make_error(refusal))
         else:
+            self._intake.admit(message)
             self._system.tell(self._director, message)
+
+    @property
+    def _is_overloaded(self) -> bool:
+        """True if the writes that wait, or the unanswered messages, take all the memory that they may.
+
+        Of messages whose session waits for its claim or its last write, the writer knows nothing.
+        """
+        return self._writer.is_overloaded or self._intake.byte_count >= self._intake_bytes
 
     def attach(self, connection: Connection, session_keys: tuple[str, ...]) -> None:
         """Send sessions' effects to a connection, undelivered ones first."""

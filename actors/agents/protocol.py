@@ -76,7 +76,8 @@ class Turn:
         request_id: The client's name for this request; None if it gave none.
         attempt: 1 for the first run of this message, higher after a crash.
         checkpoint: What the agent's last finished turn in this session left; None in the first.
-        deadline_s: The time on ``asyncio.get_running_loop().time()`` at which the turn is ended for it.
+        deadline_s: The time on ``asyncio.get_running_loop().time()`` at which the turn is ended for it; later by as
+            long as the agent was paused, at a token, because the database did not keep up. Never earlier.
         cancelled: Set when the user cancels or the deadline passes. The task is cancelled too, so an agent needs
             to look at it only if it waits in a thread.
     """

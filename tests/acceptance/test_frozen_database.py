@@ -49,3 +49,23 @@ def test_frozen_database_refuses_new_messages_and_loses_none(servers: Servers) -
         for number in range(1, tries):
             assert clients[3].receive_answer().end["requestId"] == f"try-{number}"
         assert clients[3].ask("one more", requestId="again").end["message"] == "one more"
+
+
+def test_messages_that_wait_behind_a_frozen_write_are_refused_past_the_limit(servers: Servers) -> None:
+    server = servers.start(WRITER_QUEUE_BYTES="131072")
+    with connect(server, "t", agentId="echo") as client, connect(server, "u", agentId="echo") as other:
+        assert client.ask("hello").end["message"] == "hello"
+        with frozen_writer(server):
+            for number in range(10):  # fewer than SESSION_QUEUE_LIMIT: the session itself would take them
+                client.say(LONG, requestId=f"long-{number}")
+            for number in range(5, 10):  # four take less than the limit
+                refused = client.receive()
+                assert refused["requestId"] == f"long-{number}"
+                assert (refused["type"], refused["code"], refused["retryable"]) == ("error", "overloaded", True)
+            other.say("one more", requestId="other")
+            assert other.receive()["code"] == "overloaded"
+        for number in range(5):
+            answer = client.receive_answer()
+            assert (answer.end["requestId"], answer.end["message"]) == (f"long-{number}", LONG)
+        assert client.ask(LONG, requestId="again").end["message"] == LONG
+        assert other.ask("one more", requestId="other").end["message"] == "one more"

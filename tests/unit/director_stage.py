@@ -15,6 +15,7 @@ from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import NotifyConnection, StartDirector, SubmitCancel, SubmitUserMessage
 from actors.services import ActorSettings, Services
 from actors.session import SessionActor
+from server.intake import IntakeMeter
 from storage.records import SessionClaim, SessionWrite
 from tests.unit.clock_model import run_jumping
 from tests.unit.session_model import StoredSession
@@ -116,6 +117,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         loop = asyncio.get_running_loop()
+        self.intake = IntakeMeter()
         self.system = LoopActorSystem(loop, slow_handler_ms=0)
         self.storage = Storage(self.system.tell)
         self.reads = Reads(self.system.tell)
@@ -135,6 +137,7 @@ class Stage:
         self.system.tell(self.director, StartDirector(services=services, delivery=self.delivery))
         self.base_count = len(self.registry)
 
+    intake: IntakeMeter = field(init=False)
     system: LoopActorSystem = field(init=False)
     storage: Storage = field(init=False)
     reads: "Reads" = field(init=False)
@@ -165,10 +168,12 @@ class Stage:
             text=text,
             submitted_at_s=0.0,
         )
+        self.intake.admit(message)
         self.system.tell(self.director, message)
 
     def cancel(self, user: str, request_id: str) -> None:
         cancel = SubmitCancel(session_key=f"{user}:echo:t", event_id=uuid4(), connection_id="c", request_id=request_id)
+        self.intake.admit(cancel)
         self.system.tell(self.director, cancel)
 
     def list_stored(self, user: str) -> list[str]:

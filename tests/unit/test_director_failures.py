@@ -308,6 +308,7 @@ def test_every_message_is_stored_in_order_or_answered(actions: list[tuple[str, A
             assert stage.storage.count_ends(f"{user}:echo:t") == dict.fromkeys(range(1, len(texts) + 1), 1)
         await asyncio.sleep(100)
         assert (stage.live_count, len(stage.books._live), stage.books._recoveries) == (0, 0, {})
+        assert stage.intake.byte_count == 0, "a message is held that has its end"
 
     with sabotage() as saboteur:
         play(lambda stage: scene(stage, saboteur), session_idle_s=1.0, session_max_live=room, session_queue_limit=2)

@@ -507,6 +507,69 @@ def test_finished_agent_meets_no_deadline() -> None:
     assert [type(message) for message in run_jumping(main)] == [TokensProduced, AgentFinished]
 
 
+def test_time_held_does_not_count_toward_the_deadline() -> None:
+    async def main() -> tuple[list[Any], float]:
+        session = Session()
+        loop = asyncio.get_running_loop()
+
+        async def stream(_turn: Turn) -> AsyncIterator[Any]:
+            while True:
+                await asyncio.sleep(TIMEOUT_S / 4)
+                yield Token(text="a")
+
+        started_s = loop.time()
+        runner = begin(stream, session)
+        for spoken in ("a", "aa"):
+            runner.hold(True)
+            await asyncio.sleep(TIMEOUT_S / 4)  # to the next token
+            await asyncio.sleep(2 * TIMEOUT_S)
+            assert session.text == spoken
+            runner.hold(False)
+        await session.ended.wait()
+        took_s = loop.time() - started_s
+        await other_tasks()
+        return session.posted, took_s
+
+    posted, took_s = run_jumping(main)
+    assert [message.code for message in posted if isinstance(message, AgentFailed)] == ["agent_timeout"]
+    assert took_s == pytest.approx(TIMEOUT_S + 2 * 2 * TIMEOUT_S)
+
+
+def test_agent_that_is_held_but_hangs_by_itself_meets_its_deadline() -> None:
+    async def main() -> float:
+        session = Session()
+
+        async def stream(_turn: Turn) -> AsyncIterator[Any]:
+            yield Token(text="a")
+            await asyncio.Event().wait()
+
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        runner = begin(stream, session)
+        await wait_until(lambda: session.posted)
+        runner.hold(True)
+        await session.ended.wait()
+        took_s = loop.time() - started_s
+        await other_tasks()
+        return took_s
+
+    assert run_jumping(main) == pytest.approx(TIMEOUT_S)
+
+
+def test_run_that_is_stopped_while_held_meets_no_deadline() -> None:
+    async def main() -> list[Any]:
+        session = Session()
+        runner = begin(yielding(Token(text="a"), Token(text="b")), session)
+        runner.hold(True)
+        await wait_until(lambda: session.posted)
+        runner.stop()
+        await other_tasks()
+        await asyncio.sleep(2 * TIMEOUT_S)
+        return session.posted
+
+    assert [type(message) for message in run_jumping(main)] == [TokensProduced]
+
+
 # Stopping, holding
 
 
