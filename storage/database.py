@@ -13,7 +13,7 @@ from playhouse.migrations import Runner
 from playhouse.pool import PooledPostgresqlDatabase
 from psycopg2.extensions import parse_dsn
 
-from storage.errors import DatabaseUnavailable, SchemaError, StatementTimedOut
+from storage.errors import DatabaseUnavailable, SchemaError, StatementTimedOut, TransactionConflict
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,9 @@ TOO_LARGE_CLASS = "54"
 QUERY_CANCELED = "57014"
 """SQLSTATE of a statement that `statement_timeout` has ended."""
 
+CONFLICTS: Final = frozenset({"40001", "40P01", "55P03"})
+"""SQLSTATEs of what ends because of another transaction: serialization failure, deadlock, `lock_timeout`."""
+
 
 def translate_error(error: peewee.PeeweeException) -> DatabaseUnavailable | peewee.PeeweeException:
     """Return what an error says: that the server cannot do it now, or, unchanged, that it cannot be done."""
@@ -101,6 +104,8 @@ def translate_error(error: peewee.PeeweeException) -> DatabaseUnavailable | peew
         )
     if not is_about_server:
         return error
+    if sqlstate in CONFLICTS:
+        return TransactionConflict(describe_error(error))
     return (StatementTimedOut if sqlstate == QUERY_CANCELED else DatabaseUnavailable)(describe_error(error))
 
 

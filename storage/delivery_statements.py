@@ -74,7 +74,7 @@ def make_delivery_statements(deliveries: Sequence[EffectsDelivery], *, now: date
     statements: list[Statement] = []
     for group in group_reports(deliveries):
         # Sorted, so that two nodes that report on the same sessions lock their rows in one order. That holds for each
-        # statement, not for a transaction of several: then PostgreSQL ends one of two, and it is repeated.
+        # statement, not for a transaction of several: then PostgreSQL ends one of two, and the writer repeats it.
         chosen = sorted((report.session_key, report.from_seq, report.to_seq) for report in group)
         parameters = (
             now,

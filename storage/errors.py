@@ -21,6 +21,10 @@ class StatementTimedOut(DatabaseUnavailable):
     """Raised when a statement ran into `statement_timeout`: the database is slow, or this is too much at once."""
 
 
+class TransactionConflict(DatabaseUnavailable):
+    """Raised when another transaction was in the way; this one was rolled back, its connection is whole."""
+
+
 class CommitUnknown(DatabaseUnavailable):
     """Raised when the connection broke in a COMMIT: it may have taken place.
 

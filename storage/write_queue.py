@@ -18,6 +18,10 @@ from storage.records import EffectsDelivery, ReplyTo, SessionClaim, SessionWrite
 MAX_BATCH_ROWS: Final = 1000
 """Past this many rows a batch takes no more: it bounds how long a waiting write can be held up by others."""
 
+MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Past this much text a batch takes no more: it is put together, sent and parsed several times over in memory. A write
+that is larger by itself goes alone."""
+
 DELIVERY_LINGER_S: Final = 0.02
 """How long a delivery report waits for a batch to ride in. A crash meanwhile has its effects delivered again."""
 
@@ -103,7 +107,7 @@ class WriteQueue:
             self._changed.notify()
 
     def take(self, timeout_s: float) -> Batch:
-        """Wait for something to do, and take all that waits, up to `MAX_BATCH_ROWS`.
+        """Wait for something to do, and take all that waits, up to `MAX_BATCH_ROWS` and `MAX_BATCH_BYTES`.
 
         A session's second write or claim waits for the next batch: statements over whole batches know no order, and
         each session's requests must be carried out in theirs.
@@ -130,8 +134,11 @@ class WriteQueue:
     def _take_entries(self) -> tuple[Entry, ...]:
         taken: list[Entry] = []
         sessions: set[str] = set()
-        rows = 0
+        rows = byte_count = 0
         while self._entries and rows < MAX_BATCH_ROWS and self._entries[0].request.session_key not in sessions:
+            byte_count += self._entries[0].request.byte_count
+            if taken and byte_count > MAX_BATCH_BYTES:
+                break
             entry = self._entries.popleft()
             taken.append(entry)
             sessions.add(entry.request.session_key)

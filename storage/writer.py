@@ -10,8 +10,9 @@ halving the batch, and only the culprit is refused.
 | failure | what happens |
 |---|---|
 | connection lost before COMMIT | reconnect with backoff, run the batch again |
-| connection lost during COMMIT | ask `pg_xact_status` until that is final; report, or run the batch again |
+| connection lost during COMMIT | ask `pg_xact_status` until that is final; report, or pause and run the batch again |
 | the same, and the database does not know | run the batch again: what was committed is recognised (`SessionWrite`) |
+| a deadlock, or a wait for a lock that is too long | run the batch again, on the same connection |
 | bad data in one write | the batch is halved until it is alone; `WriteRefused` |
 | a statement takes too long | the same, but a write that is alone is tried `MAX_TIMEOUTS` times |
 | another node owns the session | `WriteFenced`, the rest of the batch is committed |
@@ -27,7 +28,7 @@ from typing import Final
 
 from storage.batch_committer import BatchCommitter, Outcomes
 from storage.database import OWNER_PREFIX, describe_error
-from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut
+from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut, TransactionConflict
 from storage.records import EffectsDelivery, Outcome, ReplyTo, SessionClaim, SessionWrite, WriteRefused
 from storage.write_queue import Batch, Entry, WriteQueue
 from storage.writer_connection import WriterConnection
@@ -75,6 +76,7 @@ class StorageWriter:
         self._committer = BatchCommitter(self._connection, node_id=node_id, clock=clock, find_out=self._find_out)
         self._queue = WriteQueue()
         self._timeouts: dict[str, int] = {}  # by session key
+        self._pauses: Pauses
         self._closing = threading.Event()
         self._reachable = threading.Event()
         self._is_lost = False
@@ -173,10 +175,13 @@ class StorageWriter:
 
     def _commit_until_known(self, batch: Batch) -> Outcomes:
         """Commit a batch, reconnecting until the database has said yes or no to each entry."""
-        pauses = Pauses(self._closing)
+        self._pauses = Pauses(self._closing)
         while True:
             try:
                 outcomes = self._commit_or_halve(batch.entries, batch.deliveries)
+            except TransactionConflict as error:
+                log.info("Another transaction was in the way: %s", error, extra={"action": "write_conflicted"})
+                self._pauses.wait()
             except DatabaseUnavailable as error:
                 self._note_lost(error)
                 if self._closing.is_set():
@@ -188,7 +193,7 @@ class StorageWriter:
                     )
                     self._gave_up = True
                     return {}
-                pauses.wait()
+                self._pauses.wait()
             else:
                 self._note_reachable()
                 self._timeouts.clear()
@@ -240,7 +245,8 @@ class StorageWriter:
         """Ask until it is known what became of a transaction whose COMMIT was not answered.
 
         Returns:
-            True if it was committed; False if it was not, or if only doing it again can tell.
+            True if it was committed; False if it was not, or if only doing it again can tell. That comes after a pause,
+            which grows while the same batch fails again and again: its own COMMIT may be what the server dies of.
 
         Raises:
             DatabaseUnavailable: If the writer is closed before.
@@ -256,6 +262,7 @@ class StorageWriter:
                     error,
                     extra={"action": "commit_unknown"},
                 )
+                self._pauses.wait()
                 return False
             except DatabaseUnavailable:
                 is_committed = None
@@ -265,6 +272,8 @@ class StorageWriter:
                     "took place" if is_committed else "did not take place",
                     extra={"action": "commit_found_out"},
                 )
+                if not is_committed:
+                    self._pauses.wait()
                 return is_committed
             if self._closing.is_set():
                 raise unknown

@@ -8,7 +8,7 @@ import peewee
 
 from storage.database import CONNECT_OPTIONS, describe_error, translate_error
 from storage.delivery_statements import PREPARE_CLAIM, PREPARE_COMPLETE, PREPARE_RAISE, PREPARE_RELEASE
-from storage.errors import CommitUnknown, DatabaseUnavailable
+from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut, TransactionConflict
 from storage.write_statement import PREPARE_WRITE, Statement
 
 PLANNER_SETTINGS: Final = " ".join(
@@ -85,7 +85,8 @@ class WriterConnection:
 
         Raises:
             CommitUnknown: If the connection broke in the COMMIT.
-            DatabaseUnavailable: If it broke before, so that nothing was written.
+            TransactionConflict: If another transaction was in the way; nothing was written.
+            DatabaseUnavailable: If the connection broke before, so that nothing was written.
             peewee.DatabaseError: If the database refused the data; nothing was written.
         """
         self.open()
@@ -129,10 +130,12 @@ class WriterConnection:
             raise DatabaseUnavailable("the server's message cannot be read") from error
         except peewee.PeeweeException as error:
             translated = translate_error(error)
-            if isinstance(translated, DatabaseUnavailable):
+            if not isinstance(translated, DatabaseUnavailable):
+                raise
+            # The server has answered these two: the connection, by which others see that this node lives, is whole.
+            if not isinstance(translated, StatementTimedOut | TransactionConflict):
                 self._throw_away()
-                raise translated from error
-            raise
+            raise translated from error
 
     def _throw_away(self) -> None:
         with suppress(peewee.PeeweeException):  # it is broken, and may say so
@@ -177,8 +180,8 @@ class WriterTransaction:
         self._has_begun = False
         try:
             self._database.execute_sql("COMMIT")
-        except (peewee.OperationalError, peewee.InterfaceError) as error:
-            if transaction_id is None:
+        except (peewee.PeeweeException, UnicodeDecodeError) as error:
+            if transaction_id is None or is_verdict(error):
                 raise
             raise CommitUnknown(describe_error(error), transaction_id=transaction_id) from error
 
@@ -190,3 +193,13 @@ class WriterTransaction:
                 self._database.execute_sql("ROLLBACK")
             except peewee.PeeweeException:
                 self._database.close()
+
+
+def is_verdict(error: BaseException) -> bool:
+    """Tell whether an error in COMMIT is the server's word that it did not take place, as for a deferred constraint.
+
+    What the driver says of its own accord has no SQLSTATE, whatever the class, and the server's operational errors are
+    about itself: neither says what became of the transaction.
+    """
+    has_sqlstate = getattr(error.__context__, "pgcode", None) is not None
+    return has_sqlstate and not isinstance(error, peewee.OperationalError | peewee.InterfaceError)

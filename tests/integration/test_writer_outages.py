@@ -16,6 +16,7 @@ from storage.database import migrate
 from storage.embedded import EmbeddedPostgres
 from storage.errors import CommitUnknown
 from storage.records import EffectStatus, SessionClaim, SessionClaimed, TurnStart, WriteCommitted
+from storage.writer import RECONNECT_FIRST_S, Pauses
 from storage.writer_connection import WriterTransaction
 from tests.integration.conftest import OpenWriter, find_memory_folder
 from tests.postgres import (
@@ -102,6 +103,73 @@ def test_connection_lost_in_commit_before_it_took_hold(
     assert conversation.commit(write) == WriteCommitted(write=write)
     assert query("SELECT last_value FROM commits") == [(2,)]
     assert query("SELECT count(*) FROM effects") == [(1,)]
+
+
+def test_server_that_dies_of_every_commit_is_left_longer_and_longer(
+    query: Query, writer: RecordingWriter, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query(KILL_ONCE_IN_COMMIT.replace("= 1 THEN", "<= 5 THEN"))
+    pauses_s: list[float] = []
+    wait = Pauses.wait
+
+    def note_wait(pauses: Pauses) -> None:
+        pauses_s.append(pauses._next_s)
+        pauses._next_s = 0.001 * len(pauses_s)
+        wait(pauses)
+        pauses._next_s = 2 * pauses_s[-1]
+
+    monkeypatch.setattr(Pauses, "wait", note_wait)
+    write = conversation.make_write(events=[make_user_message(1)], frames=[token(1)])
+
+    assert conversation.commit(write) == WriteCommitted(write=write)
+
+    grown = sorted(set(pauses_s))
+    assert len(grown) >= 5
+    assert grown[:5] == [RECONNECT_FIRST_S * 2**number for number in range(5)]
+
+
+def test_driver_error_in_commit_says_nothing_of_its_outcome(
+    query: Query, writer: RecordingWriter, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = peewee.PostgresqlDatabase.execute_sql
+    lost: list[bool] = []
+
+    def lose_answer(database: peewee.PostgresqlDatabase, sql: str, *arguments: object, **options: object) -> object:
+        answer = execute(database, sql, *arguments, **options)
+        if sql == "COMMIT" and not lost:
+            lost.append(True)
+            raise peewee.DatabaseError("lost synchronization with server")
+        return answer
+
+    monkeypatch.setattr(peewee.PostgresqlDatabase, "execute_sql", lose_answer)
+    write = conversation.make_write(events=[make_user_message(1)], frames=[token(1)])
+
+    assert conversation.commit(write) == WriteCommitted(write=write)
+    assert lost
+    assert query("SELECT count(*) FROM effects") == [(1,)]
+
+
+def test_deadlocked_batch_is_repeated_on_its_connection(
+    dsn: str, query: Query, writer: RecordingWriter, conversation: Conversation, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Conversation(writer, "ann:eliza:t2")
+    other.claim()
+    other.exchange("a")
+    backends = query("SELECT pid FROM pg_stat_activity WHERE application_name = 'callboard node1'")
+    write = conversation.make_write(events=[make_user_message(1)], frames=[token(1)])
+    with open_query(dsn) as blocker:
+        blocker("BEGIN")
+        blocker("SELECT FROM sessions WHERE session_key = %s FOR UPDATE", conversation.key)
+        writer.submit(other.delivery(1, 2, EffectStatus.COMPLETED))  # locks the other session first, in one batch
+        ticket = writer.submit(write)
+        wait_for_lock_waiter(query)
+        blocker("SELECT FROM sessions WHERE session_key = %s FOR UPDATE", other.key)  # ends the writer's transaction
+        blocker("ROLLBACK")
+
+    assert writer.wait_for(ticket) == WriteCommitted(write=write)
+    assert query("SELECT pid FROM pg_stat_activity WHERE application_name = 'callboard node1'") == backends
+    assert query("SELECT DISTINCT status FROM effects WHERE session_key = %s", other.key) == [("completed",)]
+    assert "Lost the database" not in caplog.text
 
 
 @pytest.mark.parametrize("is_forgotten", [False, True], ids=["database knows", "database does not know"])

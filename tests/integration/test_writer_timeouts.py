@@ -53,6 +53,7 @@ def test_write_that_is_too_slow_is_refused_and_no_other(
 def test_write_that_waits_for_a_lock_is_never_refused(
     dsn: str, query: Query, impatient_writer: RecordingWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "storage.writer")
     talk = Conversation(impatient_writer, "ann:eliza:t1")
     talk.claim()
     with open_query(dsn) as blocker:
@@ -60,8 +61,8 @@ def test_write_that_waits_for_a_lock_is_never_refused(
         blocker("LOCK TABLE effects IN ACCESS EXCLUSIVE MODE")
         write = talk.make_write(events=[make_user_message(1)], frames=[token(1)])
         ticket = impatient_writer.submit(write)
-        lost = "Lost the database: canceling statement due to lock timeout"
-        while lost not in caplog.messages:
+        waits = "Another transaction was in the way: canceling statement due to lock timeout"
+        while waits not in caplog.messages:
             assert impatient_writer.outcome_of(ticket) is None
         blocker("ROLLBACK")
     assert impatient_writer.wait_for(ticket) == WriteCommitted(write=write)

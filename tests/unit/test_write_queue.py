@@ -12,7 +12,7 @@ from storage.records import (
     SessionClaim,
     SessionWrite,
 )
-from storage.write_queue import MAX_BATCH_ROWS, Batch, Entry, WriteQueue
+from storage.write_queue import MAX_BATCH_BYTES, MAX_BATCH_ROWS, Batch, Entry, WriteQueue
 
 COMPLETED, EXECUTING = EffectStatus.COMPLETED, EffectStatus.EXECUTING
 
@@ -54,6 +54,18 @@ def test_sessions_second_request_waits_for_the_next_batch() -> None:
     queue = fill(make_write("a"), SessionClaim(session_key="b"), make_write("a"), make_write("c"))
     assert tickets(queue.take(0)) == [0, 1]
     assert tickets(queue.take(0)) == [2, 3]
+
+
+def test_batch_takes_no_more_past_its_bytes() -> None:
+    third = "x" * (MAX_BATCH_BYTES // 3)
+    queue = fill(*(make_write(key, text=third) for key in "abcd"))
+    assert tickets(queue.take(0)) == [0, 1]
+    assert tickets(queue.take(0)) == [2, 3]
+
+
+def test_write_larger_than_a_batch_goes_alone() -> None:
+    queue = fill(make_write("a"), make_write("b", text="x" * (2 * MAX_BATCH_BYTES)), make_write("c"))
+    assert [tickets(queue.take(0)) for _ in range(3)] == [[0], [1], [2]]
 
 
 def test_batch_takes_no_more_past_its_rows() -> None:
