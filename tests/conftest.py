@@ -1,6 +1,7 @@
 """For all tests: a stray ERROR in the log fails a test, as a stray warning does."""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if marker := item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason=f"{marker.kwargs['reason']}: --slow"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Heed Ctrl-C, and have the tests' processes do so: what a shell without job control puts aside ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _ErrorCollector(logging.Handler):
