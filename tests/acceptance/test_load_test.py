@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -259,6 +260,7 @@ def test_server_that_gets_nothing_wrong_passes(tmp_path: Path) -> None:
     [
         (["--sessions", "0"], ["--sessions"]),
         (["--json", "missing/result.json"], ["--json", "missing/result.json"]),
+        (["--json", "a" * 300], ["--json", "File name too long"]),
         (["--report", "/dev/null/report"], ["--report", "/dev/null/report"]),
     ],
     ids=str,
@@ -270,6 +272,30 @@ def test_bad_option_is_refused_by_name(tmp_path: Path, options: list[str], words
     assert [word for word in words if word not in done.stderr] == []
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_report_whose_page_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.html").mkdir()
+
+    done = run_load(tmp_path, "ws://127.0.0.1:1", "--report", ".")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot write index.html: Is a directory" in done.stderr
+
+
+def test_result_is_shown_though_its_file_cannot_be_written(tmp_path: Path) -> None:
+    def remove_folder(frames: Frames) -> Frames:
+        shutil.rmtree(tmp_path / "results", ignore_errors=True)
+        return frames
+
+    (tmp_path / "results").mkdir()
+    with serve_wrongly(remove_folder) as url:
+        done = run_load(tmp_path, url, *QUICK, "--sessions", "1", "--messages", "1", "--json", "results/result.json")
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("no violations")
+    assert "cannot write results/result.json: No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_missing_server_is_told_at_once(tmp_path: Path) -> None:
