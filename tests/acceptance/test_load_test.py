@@ -190,8 +190,8 @@ def do_nothing(frames: Frames) -> Frames:
 
 
 @contextmanager
-def serve_wrongly(edit: Callable[[Frames], Frames]) -> Iterator[str]:
-    """Run a server whose answers were edited; yield its URL."""
+def serve_wrongly(edit: Callable[[Frames], Frames], *, tear: bool = False) -> Iterator[str]:
+    """Run a server whose answers were edited, and whose connections are torn behind them if wanted; yield its URL."""
 
     class Chat(WebSocketHandler):
         def on_message(self, text: str | bytes) -> None:
@@ -199,6 +199,11 @@ def serve_wrongly(edit: Callable[[Frames], Frames]) -> Iterator[str]:
             tokens = json.loads(request["message"])["tokens"]
             for frame in edit(answer(request["requestId"], tokens)):
                 self.write_message(json.dumps(frame))
+            if tear:
+                assert self.ws_connection is not None
+                stream = self.ws_connection.stream
+                assert stream is not None
+                stream.close()
 
     sockets, started = bind_sockets(0, "127.0.0.1"), threading.Event()
     stop, loop = asyncio.Event(), asyncio.new_event_loop()
@@ -243,6 +248,14 @@ def test_planted_fault_is_named_and_fails_the_run(
     assert done.returncode == 1, done.stdout + done.stderr
     assert set(read_result(tmp_path)["violations"]) == faults
     assert [fault for fault in faults if f"violation: {fault} (" not in done.stdout] == []
+
+
+def test_server_that_tears_each_connection_is_lost_in_the_end(tmp_path: Path) -> None:
+    with serve_wrongly(lose_message, tear=True) as url:
+        done = run_load(tmp_path, url, *QUICK, "--sessions", "2", "--messages", "2", "--patience-s", "1")
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "connections are torn, and no answer for 1 s" in done.stdout
 
 
 def test_server_that_gets_nothing_wrong_passes(tmp_path: Path) -> None:
