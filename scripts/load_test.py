@@ -6,7 +6,6 @@ when the command runs.
 
 import json
 import math
-import os
 import re
 import secrets
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from scripts.bench.choices import check_file
 from scripts.bench.machine import describe_machine
 from scripts.chat_connection import make_address
 from scripts.load.plan import METRONOME, LoadPlan
@@ -33,6 +33,9 @@ PLAIN_WIDTH = 120
 KEY_PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
 USER_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MAX_MS = 60_000
+PAGE = "index.html"
+NOT_WRITTEN = 2
+"""Exit code of a run in which nothing was wrong but a file that could not be written."""
 SCHEDULE_OPTIONS = ("tokens", "interval_ms", "first_token_ms")
 
 HELP = """Drive the server at URL with conversations, and check every frame.
@@ -47,7 +50,7 @@ HELP = """Drive the server at URL with conversations, and check every frame.
     the server's socket has taken it, so what is in a connection that is torn is gone, and nobody's fault.
 
     Ctrl-C ends a run early, with its results so far. Exit codes: 0 no violations, 1 violations or nothing answered,
-    2 an option that cannot be used, 3 no server, or lost for good.
+    2 an option that cannot be used or a file that could not be written, 3 no server, or lost for good.
     """
 
 
@@ -81,23 +84,8 @@ def check_finite(_context: click.Context, _parameter: click.Parameter, number: f
     return number
 
 
-def check_json_file(_context: click.Context, _parameter: click.Parameter, file: Path | None) -> Path | None:
-    """Refuse a file that cannot be written: better now than after minutes."""
-    if file is None:
-        return None
-    is_new = not file.exists()
-    try:
-        with file.open("a"):
-            pass
-        if is_new:
-            file.unlink()
-    except OSError as error:
-        raise click.BadParameter(f"cannot write {file}: {error.strerror}") from error
-    return file
-
-
-def check_report_folder(_context: click.Context, _parameter: click.Parameter, folder: Path | None) -> Path | None:
-    """Make the folder, or refuse it."""
+def check_report_folder(context: click.Context, parameter: click.Parameter, folder: Path | None) -> Path | None:
+    """Make the folder, or refuse it, or the page that is to be in it."""
     if folder is None:
         return None
     if find_spec("matplotlib") is None:
@@ -106,8 +94,7 @@ def check_report_folder(_context: click.Context, _parameter: click.Parameter, fo
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.BadParameter(f"cannot make {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise click.BadParameter(f"cannot write into {folder}")
+    check_file(context, parameter, folder / PAGE)
     return folder
 
 
@@ -185,7 +172,7 @@ def check_report_folder(_context: click.Context, _parameter: click.Parameter, fo
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    callback=check_json_file,
+    callback=check_file,
     help="File for the result; replaced if it exists.",
 )
 @click.option(
@@ -231,12 +218,17 @@ def carry_out(plan: LoadPlan, *, json_file: Path | None, report_folder: Path | N
         outcome = run_plan(plan, recorder, show)
     described = f"{machine.cores} cores, {machine.python}, {machine.system}"
     result = make_result(plan, recorder, outcome, started_at=started_at, machine=described)
-    write_files(result, recorder, json_file=json_file, report_folder=report_folder)
     console = Console()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     print_result(result, console)
-    return EXIT_CODES[result.verdict]
+    exit_code = EXIT_CODES[result.verdict]
+    try:
+        write_files(result, recorder, json_file=json_file, report_folder=report_folder)
+    except OSError as error:
+        click.echo(f"Error: cannot write {error.filename or 'a file'}: {error.strerror}", err=True)
+        return exit_code or NOT_WRITTEN
+    return exit_code
 
 
 def write_files(
@@ -252,6 +244,6 @@ def write_files(
         from scripts.load.plots import draw_plots
         from scripts.load.report import make_page
 
-        page = report_folder / "index.html"
-        page.write_text(make_page(result, draw_plots(recorder.timings, result.samples)))
+        page = report_folder / PAGE
+        page.write_text(make_page(result, draw_plots(recorder.timings, result.samples)), encoding="utf-8")
         click.echo(f"Wrote {page}", err=True)

@@ -1,6 +1,7 @@
 """What is chosen for a run on its command line: the options that all commands of ``callboard bench`` have."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -45,7 +46,7 @@ def check_file(_context: click.Context, _parameter: click.Parameter, file: Path 
     """Refuse a file that cannot be written: better now than after minutes."""
     if file is None:
         return None
-    is_new = not file.exists()
+    is_new = not os.path.lexists(file)
     try:
         with file.open("a"):
             pass

@@ -31,7 +31,7 @@ def peers(choices: RunChoices, *, database_url: str | None) -> None:
     """
     missing = [module for module in MODULES if not is_installed(module)]
     if missing:
-        raise click.UsageError(f"this needs {', '.join(missing)}; in a clone: .venv/bin/pip install -e '.[peers]'")
+        raise click.UsageError(f"this needs {', '.join(missing)}; in a clone: .venv/bin/pip install -e '.[bench]'")
     try:
         with open_databases(database_url, list_peers_purposes()) as databases:
             chosen = choices.select(make_peers_catalogue(databases))

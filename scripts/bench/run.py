@@ -38,13 +38,21 @@ def run_and_publish(
         libraries: Distributions whose versions the figures depend on; those that are not installed are left out.
 
     Raises:
-        click.ClickException: If a probe failed.
+        click.ClickException: If a probe failed, or a file cannot be written after all.
     """
     report = run_benchmarks(benchmarks, rounds=choices.rounds, quick=choices.quick, suite=suite, libraries=libraries)
     console = Console()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     console.print(make_table(report))
+    try:
+        write_files(report, choices)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename or 'a file'}: {error.strerror}") from error
+
+
+def write_files(report: Report, choices: RunChoices) -> None:
+    """Write what was asked for."""
     choices.json_file.write_text(json.dumps(make_document(report), indent=2) + "\n")
     click.echo(f"Wrote {choices.json_file}", err=True)
     if choices.plot_file is not None:

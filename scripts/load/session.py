@@ -59,6 +59,7 @@ class Session:
         self._connection: Connection | None = None
         self._unsent: list[int] = []
         self._refusals = 0
+        self._broken_since_s: float | None = None
         self._changed = asyncio.Event()
         self._is_finished = False
 
@@ -66,7 +67,7 @@ class Session:
         """Do all that the plan wants of a session.
 
         Raises:
-            ServerLostError: If there was no connection for `patience_s`.
+            ServerLostError: If there was no connection for `patience_s`, or none that lasted.
             ServerRefusedError: If the server wants none.
         """
         await asyncio.sleep(start_after_s)
@@ -124,6 +125,7 @@ class Session:
 
     def _note_change(self) -> None:
         self._refusals = 0
+        self._broken_since_s = None
         self._changed.set()
 
     def _finish(self, _speaking: "asyncio.Task[None]") -> None:
@@ -136,6 +138,7 @@ class Session:
     async def _stay_connected(self) -> None:
         while not self._is_finished:
             connection = await self._connect()
+            connected_at_s = self._recorder.clock()
             self._recorder.connected += 1
             try:
                 ending = await self._use(connection)
@@ -145,6 +148,7 @@ class Session:
                 self._recorder.connected -= 1
             if not self._is_finished:
                 self._note_ending(ending)
+                self._lose_patience(ending, connected_at_s)
                 await asyncio.sleep(self._pick_pause_s(ending))
 
     async def _connect(self) -> Connection:
@@ -197,6 +201,19 @@ class Session:
         if ending is not Ending.LEFT:
             self._outages.seen += 1
             self._outages_seen = self._outages.seen
+
+    def _lose_patience(self, ending: Ending, connected_at_s: float) -> None:
+        """Give up on a server that takes connections and ends them, one after the other, with no answer among them.
+
+        One that lasts for `patience_s`, or the end of a request, begins the patience anew.
+        """
+        now_s = self._recorder.clock()
+        if ending is Ending.LEFT:
+            return
+        if self._broken_since_s is None or now_s - connected_at_s >= self._plan.patience_s:
+            self._broken_since_s = now_s
+        elif now_s - self._broken_since_s > self._plan.patience_s:
+            raise ServerLostError(f"connections are {ending.value}, and no answer for {self._plan.patience_s:g} s")
 
     def _pick_pause_s(self, ending: Ending) -> float:
         """Return how long to stay away: as chaos will, or as the server wants; never all at the same time."""

@@ -1,5 +1,6 @@
 """`callboard bench outbox` and `bench peers` through their commands, with small sizes; speed is nobody's claim here."""
 
+import configparser
 import json
 import os
 import re
@@ -113,8 +114,19 @@ def test_missing_peer_is_named_with_the_way_to_install_it(tmp_path: Path) -> Non
 
     assert (result.returncode, result.stdout) == (2, "")
     assert [module for module in MISSING if module not in result.stderr] == []
-    assert ".[peers]" in result.stderr
+    assert ".[bench]" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_extra_bench_has_all_that_peers_need_and_tests_do_not() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg")
+    extras = setup["options.extras_require"]
+
+    peers = ["dbos", "langgraph", "langgraph-checkpoint-postgres", "psycopg[binary,pool]"]
+
+    assert [name for name in (*peers, "picows", "pykka", "matplotlib") if f"\n{name} " not in extras["bench"]] == []
+    assert [name for name in peers if f"\n{name} " in extras["check"]] == []
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"peers are not installed: {', '.join(MISSING)}")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -189,8 +190,8 @@ def do_nothing(frames: Frames) -> Frames:
 
 
 @contextmanager
-def serve_wrongly(edit: Callable[[Frames], Frames]) -> Iterator[str]:
-    """Run a server whose answers were edited; yield its URL."""
+def serve_wrongly(edit: Callable[[Frames], Frames], *, tear: bool = False) -> Iterator[str]:
+    """Run a server whose answers were edited, and whose connections are torn behind them if wanted; yield its URL."""
 
     class Chat(WebSocketHandler):
         def on_message(self, text: str | bytes) -> None:
@@ -198,6 +199,11 @@ def serve_wrongly(edit: Callable[[Frames], Frames]) -> Iterator[str]:
             tokens = json.loads(request["message"])["tokens"]
             for frame in edit(answer(request["requestId"], tokens)):
                 self.write_message(json.dumps(frame))
+            if tear:
+                assert self.ws_connection is not None
+                stream = self.ws_connection.stream
+                assert stream is not None
+                stream.close()
 
     sockets, started = bind_sockets(0, "127.0.0.1"), threading.Event()
     stop, loop = asyncio.Event(), asyncio.new_event_loop()
@@ -244,6 +250,14 @@ def test_planted_fault_is_named_and_fails_the_run(
     assert [fault for fault in faults if f"violation: {fault} (" not in done.stdout] == []
 
 
+def test_server_that_tears_each_connection_is_lost_in_the_end(tmp_path: Path) -> None:
+    with serve_wrongly(lose_message, tear=True) as url:
+        done = run_load(tmp_path, url, *QUICK, "--sessions", "2", "--messages", "2", "--patience-s", "1")
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "connections are torn, and no answer for 1 s" in done.stdout
+
+
 def test_server_that_gets_nothing_wrong_passes(tmp_path: Path) -> None:
     with serve_wrongly(do_nothing) as url:
         done = run_load(tmp_path, url, *QUICK, "--sessions", "2", "--messages", "2")
@@ -259,6 +273,7 @@ def test_server_that_gets_nothing_wrong_passes(tmp_path: Path) -> None:
     [
         (["--sessions", "0"], ["--sessions"]),
         (["--json", "missing/result.json"], ["--json", "missing/result.json"]),
+        (["--json", "a" * 300], ["--json", "File name too long"]),
         (["--report", "/dev/null/report"], ["--report", "/dev/null/report"]),
     ],
     ids=str,
@@ -270,6 +285,30 @@ def test_bad_option_is_refused_by_name(tmp_path: Path, options: list[str], words
     assert [word for word in words if word not in done.stderr] == []
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_report_whose_page_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index.html").mkdir()
+
+    done = run_load(tmp_path, "ws://127.0.0.1:1", "--report", ".")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot write index.html: Is a directory" in done.stderr
+
+
+def test_result_is_shown_though_its_file_cannot_be_written(tmp_path: Path) -> None:
+    def remove_folder(frames: Frames) -> Frames:
+        shutil.rmtree(tmp_path / "results", ignore_errors=True)
+        return frames
+
+    (tmp_path / "results").mkdir()
+    with serve_wrongly(remove_folder) as url:
+        done = run_load(tmp_path, url, *QUICK, "--sessions", "1", "--messages", "1", "--json", "results/result.json")
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("no violations")
+    assert "cannot write results/result.json: No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_missing_server_is_told_at_once(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_plot_may_be_either_kind_of_file() -> None:
         (["--plot", "plot.pdf"], ["--plot", ".png or .svg", "plot.pdf"]),
         (["--plot", "missing/plot.svg"], ["--plot", "missing/plot.svg", "No such file"]),
         (["--json", "missing/it.json"], ["--json", "missing/it.json", "No such file"]),
+        (["--json", "a" * 300], ["--json", "File name too long"]),
         (["--only", "three"], ["--only", "three", "one", "two"]),
     ],
     ids=str,
@@ -82,6 +83,14 @@ def test_bad_option_is_refused_by_name(options: list[str], words: list[str]) -> 
 
     assert (result.exit_code, got) == (2, None)
     assert [word for word in words if word not in result.output] == []
+
+
+def test_link_to_a_file_not_yet_there_is_left_as_it_is() -> None:
+    Path("link.json").symlink_to("new.json")
+
+    get_choices("--json", "link.json")
+
+    assert Path("link.json").is_symlink()
 
 
 def test_plot_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
