@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from tornado.web import Application, HTTPError, RequestHandler
 
 from server.node import Node
+from server.ping_wheel import PingWheel
 from server.websocket import ChatSocket
 from server.websocket_protocol import HARD_FRAME_BYTES
 
@@ -105,9 +106,10 @@ def log_request(handler: RequestHandler) -> None:
 def make_app(node: Node) -> Application:
     """Return the application of a node."""
     arguments = {"node": node}
+    pings = PingWheel(interval_s=PING_INTERVAL_S, timeout_s=PING_TIMEOUT_S)
     return Application(
         [
-            (r"/api/chat/ws", LocalSocket, arguments),
+            (r"/api/chat/ws", LocalSocket, {**arguments, "pings": pings}),
             (r"/healthz", HealthHandler, arguments),
             (r"/readyz", ReadyHandler, arguments),
         ],
@@ -115,6 +117,4 @@ def make_app(node: Node) -> Application:
         default_handler_args=arguments,
         log_function=log_request,
         websocket_max_message_size=HARD_FRAME_BYTES,
-        websocket_ping_interval=PING_INTERVAL_S,
-        websocket_ping_timeout=PING_TIMEOUT_S,
     )
