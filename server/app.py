@@ -7,6 +7,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from server.json_handler import JsonHandler, require_local_host
 from server.node import Node
+from server.ping_wheel import PingWheel
 from server.thread_handlers import AgentsHandler, ThreadHandler, ThreadsHandler
 from server.websocket import ChatSocket
 from server.websocket_protocol import HARD_FRAME_BYTES
@@ -69,9 +70,10 @@ def log_request(handler: RequestHandler) -> None:
 def make_app(node: Node) -> Application:
     """Return the application of a node."""
     arguments = {"node": node}
+    pings = PingWheel(interval_s=PING_INTERVAL_S, timeout_s=PING_TIMEOUT_S)
     return Application(
         [
-            (r"/api/chat/ws", LocalSocket, arguments),
+            (r"/api/chat/ws", LocalSocket, {**arguments, "pings": pings}),
             (r"/api/agents", AgentsHandler, arguments),
             (r"/api/threads", ThreadsHandler, arguments),
             (r"/api/threads/([^/]+)/([^/]+)", ThreadHandler, arguments),
@@ -82,6 +84,4 @@ def make_app(node: Node) -> Application:
         default_handler_args=arguments,
         log_function=log_request,
         websocket_max_message_size=HARD_FRAME_BYTES,
-        websocket_ping_interval=PING_INTERVAL_S,
-        websocket_ping_timeout=PING_TIMEOUT_S,
     )

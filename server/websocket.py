@@ -26,6 +26,7 @@ from server.frames import (
     make_error,
 )
 from server.node import Node
+from server.ping_wheel import PingWheel
 from server.websocket_protocol import TolerantProtocol
 from storage.records import SessionKey
 
@@ -40,9 +41,10 @@ class ChatSocket(WebSocketHandler):
 
     _connection: Connection | None = None
 
-    def initialize(self, node: Node) -> None:
+    def initialize(self, node: Node, pings: PingWheel) -> None:
         """Take what the application was made with."""
         self._node = node
+        self._pings = pings
 
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         """Use our protocol in place of Tornado's, with the same parameters."""
@@ -67,6 +69,8 @@ class ChatSocket(WebSocketHandler):
         agent_ids = [self._agent_id] if self._agent_id is not None else list(self._node.agents.ids)
         self._session_keys = {agent_id: self._make_key(agent_id) for agent_id in agent_ids}
         self._node.attach(self._connection, tuple(self._session_keys.values()))
+        self._protocol = self._find_protocol()
+        self._pings.add(self._protocol)
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """Begin the closing handshake; a reason is cut to what a close frame can hold."""
@@ -159,12 +163,16 @@ class ChatSocket(WebSocketHandler):
     def on_close(self) -> None:
         """Detach; what was not taken stays in the outbox."""
         if self._connection is not None:
+            self._pings.discard(self._protocol)
             self._node.detach(self._connection)
 
     def write_texts(self, texts: Sequence[bytes]) -> "asyncio.Future[None] | None":
         """Write text frames; see `TolerantProtocol.write_texts`."""
         if self.ws_connection is None:
             raise StreamClosedError
+        return self._find_protocol().write_texts(texts)
+
+    def _find_protocol(self) -> TolerantProtocol:
         protocol = self.ws_connection
         assert isinstance(protocol, TolerantProtocol)
-        return protocol.write_texts(texts)
+        return protocol

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from tornado.ioloop import IOLoop
@@ -28,6 +29,7 @@ class TolerantProtocol(WebSocketProtocol13):
 
     _is_too_big = False
     _is_lingering = False
+    _owes_pong = False
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """Begin the closing handshake."""
@@ -62,7 +64,23 @@ class TolerantProtocol(WebSocketProtocol13):
             self._message_bytes_in += len(data)
             on_text = self.handler.on_text  # type: ignore[attr-defined]  # Tornado's handlers have none
             return self._run_callback(on_text, data)
+        if opcode == 0xA:
+            self._owes_pong = False
+            return None
         return super()._handle_message(opcode, data)
+
+    def send_ping(self) -> None:
+        """Ask the client for a pong, which `require_pong` is to find."""
+        if self.server_terminated or self.stream.closed():
+            return
+        self._owes_pong = True
+        with suppress(StreamClosedError):
+            self.stream.write(PING)
+
+    def require_pong(self) -> None:
+        """Close the connection if the last ping was not answered."""
+        if self._owes_pong:
+            self.close(reason="ping timed out")
 
     def write_texts(self, texts: Sequence[bytes]) -> "asyncio.Future[None] | None":
         """Write text frames, with one call of the operating system for all of them.
@@ -89,6 +107,9 @@ class TolerantProtocol(WebSocketProtocol13):
         if not self.stream.writing():
             super()._send_pong(data)
 
+
+PING: Final = b"\x89\x00"
+"""RFC 6455, section 5.5.2: a ping without a payload."""
 
 FIN_AND_TEXT: Final = 0x81
 """RFC 6455, section 5.2: a frame that is a whole message, of text."""

@@ -7,10 +7,11 @@
        │                                                  of them alike, garbage of one no other
        └──────> rows: the median over the rounds, of a figure or a ratio within one round ──> table, JSON, plot
 
-Each of `actors`, `stream`, `outbox` and `peers` has a command and a catalogue of its own; the options (`choices`)
-and all that follows (`run`) are the same. `benchmark`, `target`, `measurement`, `report` and `table` are pure; `plot`
-draws; `rounds` and `probe_process` run the probes, which measure. A probe is a generator: it sets up, yields one sample
-for each round, and cleans up when it is closed. A server that is measured is a process more, and the probe its load.
+Each of `actors`, `stream`, `idle`, `outbox` and `peers` has a command and a catalogue of its own; the options
+(`choices`) and all that follows (`run`) are the same. `benchmark`, `target`, `measurement`, `report` and `table` are
+pure; `plot` draws; `rounds` and `probe_process` run the probes, which measure. A probe is a generator: it sets up,
+yields one sample for each round, and cleans up when it is closed. A server that is measured is a process more, and the
+probe its load.
 
     stream_probe: StreamClient, StreamClient, ... ──ws──> stream_direct                   no storage: the yardstick
     (picows: cheap)                               ──ws──> callboard serve ──> PostgreSQL  merged, strict
