@@ -39,13 +39,27 @@ async def _run(plan: LoadPlan, recorder: Recorder, show: Callable[[Sample], None
     sessions = [Session(plan, number, recorder, outages) for number in range(1, plan.sessions + 1)]
     with _watch(_sample(sessions, recorder, show)), _watch(_measure_lag(recorder)), _hear_interrupt() as interrupt:
         try:
-            await _find_server(plan)
-            await _run_sessions(plan, sessions, interrupt)
+            await _find_server_unless(interrupt, plan)
+            if not interrupt.is_set():
+                await _run_sessions(plan, sessions, interrupt)
         except (ConnectFailedError, ServerRefusedError, ServerLostError) as error:
             return Outcome(end=End.LOST, reason=str(error))
         finally:
             show(recorder.take_sample())
     return Outcome(end=End.INTERRUPTED if interrupt.is_set() else End.COMPLETED)
+
+
+async def _find_server_unless(interrupt: asyncio.Event, plan: LoadPlan) -> None:
+    """Find the server, or stop looking at an interrupt: one that does not answer is waited for for seconds."""
+    tasks = (asyncio.create_task(_find_server(plan)), asyncio.create_task(interrupt.wait()))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _find_server(plan: LoadPlan) -> None:

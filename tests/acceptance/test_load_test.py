@@ -311,6 +311,17 @@ def test_result_is_shown_though_its_file_cannot_be_written(tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
+def test_interrupt_ends_the_wait_for_a_silent_server(tmp_path: Path) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, start_load(tmp_path, f"ws://127.0.0.1:{silent.getsockname()[1]}") as run:
+        wait_for_line(run, "0 connected")
+        os.kill(run.pid, signal.SIGINT)
+        stdout, stderr = run.communicate(timeout=TIMEOUT_S)
+
+    assert run.returncode == 1, stdout + stderr
+    assert "interrupted" in stdout.splitlines()[-1]
+
+
 def test_missing_server_is_told_at_once(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
