@@ -4,11 +4,14 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.server_process import CALLBOARD, make_environment
 
 TIMEOUT_S = 120.0
 
 
+@pytest.mark.slow(reason="starts two servers, and waits for sessions to leave memory")
 def test_quick_run_measures_both_kinds_of_idle_session(tmp_path: Path) -> None:
     result = subprocess.run(
         [CALLBOARD, "bench", "idle", "--quick", "--json", "result.json"],

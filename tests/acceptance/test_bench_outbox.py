@@ -130,6 +130,7 @@ def test_extra_bench_has_all_that_peers_need_and_tests_do_not() -> None:
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"peers are not installed: {', '.join(MISSING)}")
+@pytest.mark.slow(reason="asks DBOS and LangGraph, too")
 def test_peers_take_turns_on_one_server(tmp_path: Path) -> None:
     chosen = ["stream-1", "turns"]
 
@@ -146,6 +147,7 @@ def test_peers_take_turns_on_one_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"peers are not installed: {', '.join(MISSING)}")
+@pytest.mark.slow(reason="asks DBOS and LangGraph, too")
 def test_interrupted_peers_leave_neither_process_nor_database(server: ServerProcess, tmp_path: Path) -> None:
     options = ["--only", "stream-1", "--quick", "--rounds", "1000", "--database-url", make_url(server)]
     with start_bench(tmp_path, "peers", *options) as process:
