@@ -5,7 +5,7 @@ import asyncio
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
-from tornado.websocket import WebSocketHandler, websocket_connect
+from tornado.websocket import WebSocketHandler, WebSocketProtocol13, websocket_connect
 
 from server.ping_wheel import PingWheel
 from server.websocket_protocol import PING, TolerantProtocol
@@ -25,10 +25,10 @@ class Pinger(WebSocketHandler):
 
     def get_websocket_protocol(self) -> TolerantProtocol:
         protocol = super().get_websocket_protocol()
-        assert protocol is not None
+        assert isinstance(protocol, WebSocketProtocol13)
         return TolerantProtocol(self, False, protocol.params)
 
-    def open(self) -> None:  # type: ignore[override]
+    def open(self) -> None:
         assert isinstance(self.ws_connection, TolerantProtocol)
         self._protocol = self.ws_connection
         self._pings.add(self._protocol)
