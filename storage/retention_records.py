@@ -35,6 +35,7 @@ class SweepCounts:
         purged: Old events deleted, with their turns and checkpoints.
         purged_effects: Their effects deleted.
         skipped: Sessions that were locked or could not be read.
+        moved: Effects moved towards the table's front.
         rebuilt: Indexes built anew.
     """
 
@@ -43,6 +44,7 @@ class SweepCounts:
     purged: int = 0
     purged_effects: int = 0
     skipped: int = 0
+    moved: int = 0
     rebuilt: int = 0
 
     def __add__(self, other: "SweepCounts") -> "SweepCounts":
@@ -52,6 +54,7 @@ class SweepCounts:
             purged=self.purged + other.purged,
             purged_effects=self.purged_effects + other.purged_effects,
             skipped=self.skipped + other.skipped,
+            moved=self.moved + other.moved,
             rebuilt=self.rebuilt + other.rebuilt,
         )
 

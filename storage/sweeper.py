@@ -1,7 +1,7 @@
 """The sweeper: runs passes over all sessions step by step, in a thread with a connection of its own.
 
     sweep() ──> thread: next step of the pass ──> SweepStepDone
-                        (storage.sweep_pass; at its end storage.index_rebuild)
+                        (storage.sweep_pass; at its end storage.table_squeeze, storage.index_rebuild)
 
 | failure | what happens |
 |---|---|
@@ -22,6 +22,7 @@ from storage.database import connected, describe_error, open_database
 from storage.index_rebuild import IndexRebuild
 from storage.retention_records import RetentionPolicy, SweepCounts, SweepFailed, SweepStepDone
 from storage.sweep_pass import SweepPass
+from storage.table_squeeze import TableSqueeze
 
 SWEEP_LOCK: Final = 0x53574550
 """The advisory lock of the node that sweeps ("SWEP" in ASCII). It saves work; two that sweep at once do no harm."""
@@ -43,6 +44,7 @@ class StorageSweeper:
         self.policy = policy
         self._clock = clock
         self._database = open_database(dsn, application_name=f"callboard-sweeper {node_id}")
+        self._table = TableSqueeze(self._database)
         self._indexes = IndexRebuild(self._database)
         self._steps: Iterator[SweepCounts] | None = None
         self._connection: Any = None  # the driver's, of the step that runs
@@ -113,6 +115,8 @@ class StorageSweeper:
     def _make_pass(self) -> Iterator[SweepCounts]:
         sweep_pass = SweepPass(self._database, policy=self.policy, clock=self._clock, closing=self._closing)
         yield from sweep_pass.run()
+        for moved in self._table.empty_tail():
+            yield SweepCounts(moved=moved)
         while self._indexes.rebuild_one():
             yield SweepCounts(rebuilt=1)
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from storage.records import EffectStatus, SessionWrite, TurnEnd, TurnStart, TurnStatus
-from tests.integration.sweeps import HOUR_S, open_sweeps
+from tests.integration.sweeps import HOUR_S, Sweeps, open_sweeps
 from tests.postgres import Conversation, Frame, Query, RecordingWriter, make_user_message, message, token
 
 EFFECTS = 1_000_000
@@ -55,23 +55,53 @@ class Hours:
         return [token(event_seq, f" word{number}") for number in range(TOKENS_PER_WRITE)]
 
 
+SIZE = "SELECT pg_total_relation_size('effects')"
+VACUUM = "VACUUM ANALYZE effects"
+
+
+def store_million(hours: Hours, sweeps: Sweeps, query: Query) -> int:
+    """Have the sessions converse, swept and vacuumed as they would be; return how many effects are left."""
+    rows, dead = 0, 0
+    for _ in range(EFFECTS // EFFECTS_PER_MINUTE):
+        hours.pass_minute()
+        sweeps.later_s = (hours.now - datetime.now(UTC)).total_seconds()
+        compacted = sweeps.run_pass().compacted
+        rows, dead = rows + EFFECTS_PER_MINUTE - compacted, dead + compacted
+        if dead > AUTOVACUUM_SHARE * rows:
+            query(VACUUM)
+            dead = 0
+    return rows
+
+
+def count_sizes(query: Query) -> tuple[int, int]:
+    """Return the table's size with its indexes, and what it is without free room."""
+    taken = query(SIZE)[0][0]
+    query("VACUUM FULL effects")
+    return taken, query(SIZE)[0][0]
+
+
 @pytest.mark.slow(reason="writes a million effects")
 def test_outbox_stays_below_twice_its_live_size(dsn: str, query: Query) -> None:
-    size = "SELECT pg_total_relation_size('effects')"
     hours = Hours(dsn)
-    rows, dead = 0, 0
     with open_sweeps(dsn, later_s=0, compact_after_s=HOUR_S) as sweeps:
-        for _ in range(EFFECTS // EFFECTS_PER_MINUTE):
-            hours.pass_minute()
-            sweeps.later_s = (hours.now - datetime.now(UTC)).total_seconds()
-            compacted = sweeps.run_pass().compacted
-            rows, dead = rows + EFFECTS_PER_MINUTE - compacted, dead + compacted
-            if dead > AUTOVACUUM_SHARE * rows:
-                query("VACUUM ANALYZE effects")
-                dead = 0
+        rows = store_million(hours, sweeps, query)
     hours.writer.writer.close(timeout_s=10)
     assert query("SELECT count(*) FROM effects") == [(rows,)]
     assert rows < EFFECTS / 5
-    taken = query(size)[0][0]
-    query("VACUUM FULL effects")
-    assert taken <= 2 * query(size)[0][0]
+    taken, live = count_sizes(query)
+    assert taken <= 2 * live
+
+
+@pytest.mark.slow(reason="writes a million effects")
+def test_outbox_shrinks_below_twice_its_live_size_when_traffic_stops(dsn: str, query: Query) -> None:
+    hours = Hours(dsn)
+    with open_sweeps(dsn, later_s=0, compact_after_s=HOUR_S) as sweeps:
+        store_million(hours, sweeps, query)
+        hours.writer.writer.close(timeout_s=10)
+        sweeps.later_s += 2 * HOUR_S
+        assert sweeps.run_pass().compacted
+        query(VACUUM)
+        while sweeps.run_pass().moved:
+            query(VACUUM)
+    taken, live = count_sizes(query)
+    assert taken <= 2 * live
