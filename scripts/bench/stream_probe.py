@@ -1,10 +1,10 @@
 """How soon and how fast a server streams tokens to its clients, and what that costs it."""
 
-import asyncio
 from collections.abc import Generator
 from dataclasses import replace
 
 from scripts.bench.benchmark import Sample
+from scripts.bench.loop_thread import LoopThread
 from scripts.bench.measurement import find_percentile
 from scripts.bench.stream_load import StreamLoad
 from scripts.bench.stream_outcome import StreamOutcome
@@ -24,7 +24,8 @@ def probe_stream(streamer: Streamer, load: StreamLoad) -> Generator[Sample, None
     """Have a server stream the metronome's answers to clients that check each of them.
 
     This process is the load generator; the server has one of its own, PostgreSQL others. Connections and sessions exist
-    before the first round. Time to first token is measured at the client, from sending the question.
+    before the first round, and answer the server's pings while other servers have their rounds. Time to
+    first token is measured at the client, from sending the question.
 
     Args:
         streamer: Which server.
@@ -37,18 +38,18 @@ def probe_stream(streamer: Streamer, load: StreamLoad) -> Generator[Sample, None
     """
     from scripts.bench.stream_generator import LoadGenerator  # picows is no requirement of Callboard
 
-    with run_server(streamer) as server, asyncio.Runner(loop_factory=make_event_loop) as runner:
+    with run_server(streamer) as server, LoopThread(make_event_loop) as loop:
         generator = LoadGenerator()
         try:
-            runner.run(generator.connect(server.address, sessions=load.sessions))
-            runner.run(generator.generate(replace(load, turns=1, interval_ms=0, first_token_ms=0)))
+            loop.run(generator.connect(server.address, sessions=load.sessions))
+            loop.run(generator.generate(replace(load, turns=1, interval_ms=0, first_token_ms=0)))
             while True:
                 before_s = server.read_cpu_s(), server.read_postgres_cpu_s()
-                outcome = runner.run(generator.generate(load))
+                outcome = loop.run(generator.generate(load))
                 server_s, postgres_s = server.read_cpu_s() - before_s[0], server.read_postgres_cpu_s() - before_s[1]
                 yield make_sample(outcome, server_s=server_s, postgres_s=postgres_s)
         finally:
-            generator.close()
+            loop.call(generator.close)
 
 
 def make_sample(outcome: StreamOutcome, *, server_s: float, postgres_s: float) -> Sample:
