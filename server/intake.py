@@ -49,18 +49,23 @@ class IntakeMeter:
     @property
     def byte_count(self) -> int:
         """About how much memory the messages take that are not answered."""
-        while self._dropped:
-            admitted = self._dropped.popleft()
-            del self._admitted[id(admitted)]
-            self._byte_count -= admitted.byte_count
+        self._settle()
         return self._byte_count
 
     def admit(self, message: SubmitUserMessage | SubmitCancel) -> None:
         """Count a message until nobody holds it any more."""
+        self._settle()
         admitted = _Admitted(message, self._dropped.append)
         admitted.byte_count = measure(message)
         self._admitted[id(admitted)] = admitted
         self._byte_count += admitted.byte_count
+
+    def _settle(self) -> None:
+        """Take out what was dropped; at each message, so that what is noted never grows beyond what is held."""
+        while self._dropped:
+            admitted = self._dropped.popleft()
+            del self._admitted[id(admitted)]
+            self._byte_count -= admitted.byte_count
 
 
 def measure(message: SubmitUserMessage | SubmitCancel) -> int:

@@ -62,6 +62,17 @@ class JsonHandler(RequestHandler):
         """Refuse other hosts' names."""
         require_local_host(self)
 
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Decode a parameter of the query, or a part of the path, which has no name.
+
+        Raises:
+            Problem: If it is not UTF-8.
+        """
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise Problem(400, "bad_request", f"{name or 'path'}: must be UTF-8") from error
+
     def write_json(self, document: object) -> None:
         """End the answer with a JSON document."""
         self.set_header("Content-Type", "application/json; charset=UTF-8")
@@ -76,7 +87,7 @@ class JsonHandler(RequestHandler):
             if status_code == 503:
                 self.set_header("Retry-After", RETRY_AFTER_S)
         self.set_header("Content-Type", "application/problem+json")
-        self.finish(problem)
+        self.finish(msgspec.json.encode(problem))  # a dict would make Tornado call it application/json
 
     def read_key_part(self, name: str) -> str | None:
         """Return a parameter of the query that is part of a session's key; None if there is none.

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
@@ -13,6 +15,8 @@ T = TypeVar("T")
 
 MOST_WAITING: Final = 100
 """Reads that may wait for the one under way; past that the next one is refused."""
+
+STOPPING: Final = "the server is stopping"
 
 READ_TIMEOUT_S: Final = 10.0
 """How long a read may take, its wait included: a frozen database answers no read, and ends none."""
@@ -58,9 +62,31 @@ class ThreadReads:
             raise ThreadsUnavailable("too many threads are being read; try again")
         self._waiting += 1
         try:
-            async with asyncio.timeout(READ_TIMEOUT_S), self._turn:
-                return await asyncio.wrap_future(self._reader.submit(read))
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                await self._turn.acquire()
+                return await asyncio.wrap_future(self._begin(read))
         except (DatabaseUnavailable, TimeoutError) as error:
             raise ThreadsUnavailable("the database does not answer; try again") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise ThreadsUnavailable(STOPPING) from error  # the read was dropped, not whoever waits for it
         finally:
             self._waiting -= 1
+
+    def _begin(self, read: Callable[[], T]) -> "Future[T]":
+        """Start a read. The next one has its turn when this one has ended, though nobody may wait for it any more."""
+        loop = asyncio.get_running_loop()
+        try:
+            future = self._reader.submit(read)
+        except RuntimeError as error:
+            self._turn.release()
+            raise ThreadsUnavailable(STOPPING) from error
+        future.add_done_callback(lambda _: _call_on(loop, self._turn.release))
+        return future
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(function)

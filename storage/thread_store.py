@@ -38,7 +38,9 @@ ORDER BY created_at DESC, session_key DESC
 LIMIT %s
 """
 
-COUNTERS = "SELECT processed_event_seq, last_effect_seq, created_at FROM sessions WHERE session_key = %s"
+COUNTERS = """
+SELECT processed_event_seq, last_effect_seq, created_at FROM sessions WHERE session_key = %s AND last_event_seq > 0
+"""
 
 # One more than is shown: its place is where the tokens of the last one shown begin.
 ENDS = """
@@ -131,7 +133,7 @@ class ThreadStore:
             limit: How many exchanges at most, 1 or more; fewer if their answers reach `PAGE_BYTES`.
 
         Returns:
-            None if there is no such thread.
+            None if there is no such thread, or nothing was ever said in it.
 
         Effects:
             One read-only transaction.

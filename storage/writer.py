@@ -46,6 +46,9 @@ RECONNECT_MAX_S: Final = 1.0
 MAX_TIMEOUTS: Final = 3
 """How often a write may run into `statement_timeout` all by itself before it is refused: others wait behind it."""
 
+MAX_CLOSING_CONFLICTS: Final = 3
+"""How often a batch may meet another transaction in its way once the writer closes: a deadlock has passed by then."""
+
 DEFAULT_QUEUE_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -176,28 +179,34 @@ class StorageWriter:
     def _commit_until_known(self, batch: Batch) -> Outcomes:
         """Commit a batch, reconnecting until the database has said yes or no to each entry."""
         self._pauses = Pauses(self._closing)
+        conflicts = 0
         while True:
             try:
                 outcomes = self._commit_or_halve(batch.entries, batch.deliveries)
             except TransactionConflict as error:
                 log.info("Another transaction was in the way: %s", error, extra={"action": "write_conflicted"})
-                self._pauses.wait()
+                conflicts += 1
+                if self._closing.is_set() and conflicts >= MAX_CLOSING_CONFLICTS:
+                    return self._give_up(batch)
             except DatabaseUnavailable as error:
                 self._note_lost(error)
                 if self._closing.is_set():
-                    log.error(
-                        "Gave up %s writes at shutdown: the database cannot be reached; what was accepted is stored, "
-                        "and running turns run again at the next start",
-                        len(batch.entries),
-                        extra={"action": "writes_given_up"},
-                    )
-                    self._gave_up = True
-                    return {}
-                self._pauses.wait()
+                    return self._give_up(batch)
             else:
                 self._note_reachable()
                 self._timeouts.clear()
                 return outcomes
+            self._pauses.wait()
+
+    def _give_up(self, batch: Batch) -> Outcomes:
+        log.error(
+            "Gave up %s writes at shutdown: the database cannot do them now; what was accepted is stored, "
+            "and running turns run again at the next start",
+            len(batch.entries),
+            extra={"action": "writes_given_up"},
+        )
+        self._gave_up = True
+        return {}
 
     def _commit_or_halve(self, entries: Sequence[Entry], deliveries: Sequence[EffectsDelivery]) -> Outcomes:
         """Commit a batch; if the database refuses it for its data, find the culprits and commit the others."""

@@ -1,5 +1,7 @@
 """Threads over HTTP: what a page shows that is opened, or opened again, in mid-conversation."""
 
+import urllib.error
+import urllib.request
 from typing import Any
 from urllib.parse import urlencode
 
@@ -134,6 +136,8 @@ def test_threads_of_a_user_are_listed_page_by_page(server: ServerProcess, thread
         ("/api/threads?before=fffffffffffffff.echo.t1", "before"),
         ("/api/threads?before=1.echo.t%00", "before"),
         ("/api/threads?userId=local%00", "userId"),
+        ("/api/threads?userId=%FF", "userId"),
+        ("/api/threads/echo/%FF", "path"),
         ("/api/threads/echo/t%20t", "threadId"),
         ("/api/threads/e%00cho/t", "agentId"),
         ("/api/threads/echo/t?before=-1", "before"),
@@ -147,6 +151,14 @@ def test_bad_parameter_is_named_in_the_problem(server: ServerProcess, path: str,
 
     assert (status, problem["status"], problem["code"]) == (400, 400, "bad_request")
     assert problem["detail"].startswith(f"{field}: ")
+
+
+def test_problem_has_the_media_type_of_problems(server: ServerProcess) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        opener.open(server.url + "/api/threads?limit=0")
+    with refusal.value as problem:
+        assert problem.headers["Content-Type"] == "application/problem+json"
 
 
 def test_last_place_of_all_is_a_page(server: ServerProcess, thread: str) -> None:

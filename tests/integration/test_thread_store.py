@@ -164,9 +164,12 @@ def test_log_of_a_thread_begun_anew_has_another_name(
     conversation.claim()
     assert read(store, conversation).log == first
 
-    query("DELETE FROM sessions WHERE session_key = %s", conversation.key)
+    for table in ("sessions", "events", "effects", "turns"):
+        query(f"DELETE FROM {table} WHERE session_key = %s", conversation.key)
     again = Conversation(writer, conversation.key)
     again.claim()
+    assert store.read_thread(again.key, limit=10) is None
+    again.say()
 
     assert read(store, again).log != first
 

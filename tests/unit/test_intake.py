@@ -72,6 +72,13 @@ def test_equal_messages_are_counted_each() -> None:
     assert meter.byte_count == measure(twins[0])
 
 
+def test_cancels_alone_leave_nothing_behind() -> None:
+    meter = IntakeMeter()
+    for _ in range(100):
+        meter.admit(make_cancel())
+    assert len(meter._admitted) + len(meter._dropped) <= 2
+
+
 def test_wide_text_is_counted_as_the_memory_it_takes() -> None:
     assert measure(make_message("a" * 1000)) < 1000 + 2 * MESSAGE_BYTES
     assert measure(make_message("a" * 1000 + "\U0001f600")) > 4000
