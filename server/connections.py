@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from tornado.iostream import StreamClosedError
 
 from server import close_codes
-from server.frames import encode_bare
+from server.bare_frames import encode_bare
 from storage.records import OutboxEffect
 
 log = logging.getLogger(__name__)

@@ -36,9 +36,10 @@ from actors.messages import (
 )
 from actors.services import ActorSettings, Services
 from server import close_codes
+from server.bare_frames import make_error
 from server.config import Settings
 from server.connections import Connection, Connections
-from server.frames import FrameError, make_error
+from server.frames import FrameError
 from server.intake import IntakeMeter
 from server.thread_reads import ThreadReads
 from storage.outbox_store import OutboxStore

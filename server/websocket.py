@@ -14,17 +14,9 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProt
 
 from actors.messages import SubmitCancel, SubmitUserMessage
 from server import close_codes
+from server.bare_frames import CancelFrame, ChatFrame, ClientFrame, decode_frame, make_error
 from server.connections import Connection
-from server.frames import (
-    KEY_PART,
-    MAX_FRAME_BYTES,
-    CancelFrame,
-    ChatFrame,
-    ClientFrame,
-    FrameError,
-    decode_frame,
-    make_error,
-)
+from server.frames import KEY_PART, MAX_FRAME_BYTES, FrameError
 from server.node import Node
 from server.ping_wheel import PingWheel
 from server.websocket_protocol import TolerantProtocol

@@ -9,21 +9,9 @@ from hypothesis import strategies as st
 from actors.agents.protocol import TokenUsage
 from actors.effect_frames import make_cancelled, make_message, make_restarted, make_token
 from actors.effect_frames import make_error as make_turn_error
-from server.frames import (
-    KEY_PART,
-    MAX_FRAME_BYTES,
-    MAX_JSON_DEPTH,
-    MAX_MESSAGE_BYTES,
-    MAX_NUMBER_DIGITS,
-    REQUEST_ID,
-    CancelFrame,
-    ChatFrame,
-    ClientFrame,
-    FrameError,
-    decode_frame,
-    encode_bare,
-    make_error,
-)
+from server.bare_frames import CancelFrame, ChatFrame, ClientFrame, decode_frame, encode_bare, make_error
+from server.frame_decoder import MAX_JSON_DEPTH, MAX_NUMBER_DIGITS
+from server.frames import KEY_PART, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, REQUEST_ID, FrameError
 
 DETERMINISTIC = settings(deadline=None, derandomize=True)
 

@@ -1,0 +1,86 @@
+"""The wire, bare dialect: text in, checked frame out; stored frame in, text out. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from server.frame_decoder import FrameDecoder
+from server.frames import FrameError, check_key_part, check_message, check_request_id
+
+# ruff: noqa: N815 (wire names)
+
+
+class ChatFrame(msgspec.Struct, frozen=True, tag_field="type", tag="chat"):
+    """`{"type":"chat"}`: say something."""
+
+    message: str
+    agentId: str | None = None
+    threadId: str | None = None
+    requestId: str | None = None
+
+
+class CancelFrame(msgspec.Struct, frozen=True, tag_field="type", tag="cancel"):
+    """`{"type":"cancel"}`: stop a request."""
+
+    requestId: str
+    agentId: str | None = None
+    threadId: str | None = None
+
+
+ClientFrame = ChatFrame | CancelFrame
+
+
+def _check_frame(frame: ClientFrame) -> None:
+    if frame.requestId is not None:
+        check_request_id(frame.requestId)
+    for field, value in (("agentId", frame.agentId), ("threadId", frame.threadId)):
+        if value is not None:
+            check_key_part(field, value)
+    if isinstance(frame, ChatFrame):
+        check_message(frame.message)
+
+
+_decoder = FrameDecoder[ClientFrame](ClientFrame, types=("chat", "cancel"), check=_check_frame)
+_encoder = msgspec.json.Encoder()
+
+
+def decode_frame(text: bytes) -> ClientFrame:
+    """Check a client's frame.
+
+    Args:
+        text: The frame's bytes, at most `MAX_FRAME_BYTES`.
+
+    Returns:
+        A frame whose every field may be stored and used.
+
+    Raises:
+        FrameError: `bad_request` naming the field, or `too_large`.
+    """
+    return _decoder.decode(text)
+
+
+BARE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "token": ("type", "value", "requestId"),
+    "message": ("type", "message", "latencyMs", "tokenUsage", "requestId"),
+    "error": ("type", "code", "message", "retryable", "requestId"),
+    "cancelled": ("type", "requestId"),
+    "goaway": ("type", "reason", "deadlineMs", "reconnectAfterMs"),
+}
+"""What the bare dialect shows of each frame, in this order; other kinds it does not know at all."""
+
+
+def encode_bare(frame: Mapping[str, Any]) -> bytes | None:
+    """Return the UTF-8 text of a stored frame or a notice in the bare dialect; None if that has no such frame."""
+    keys = BARE_KEYS.get(frame["type"])
+    if keys is None:
+        return None
+    return _encoder.encode({key: frame[key] for key in keys if key in frame})
+
+
+def make_error(error: FrameError) -> dict[str, Any]:
+    """Return the `error` frame of a refusal."""
+    frame: dict[str, Any] = {"type": "error", "code": error.code, "message": str(error), "retryable": error.retryable}
+    if error.request_id is not None:
+        frame["requestId"] = error.request_id
+    return frame
