@@ -2,6 +2,9 @@
 
 Effects come from memory after their COMMIT, and from the outbox only for a connection that has just come, is slow, or
 was missed by a push.
+
+Connections come in two ways. One that is attached (bare dialect, `AttachConnection`) begins at the delivered mark of
+its sessions. One that subscribes (v1, event streams, `SubscribeConnection`) begins at a place of its own.
 """
 
 import logging
@@ -18,14 +21,19 @@ from actors.messages import (
     AttachConnection,
     BacklogRead,
     DetachConnection,
+    EffectsAcknowledged,
     EffectsCommitted,
     FramesTaken,
     HeadsRead,
     NotifyConnection,
     OutboxPageRead,
     ProbeActor,
+    RoomRegained,
     StartDelivery,
     StorageReadFailed,
+    SubscribeConnection,
+    SubscriptionRead,
+    UnsubscribeConnection,
 )
 from actors.routing import (
     Command,
@@ -34,14 +42,19 @@ from actors.routing import (
     Route,
     SendEffects,
     Step,
+    TellCaughtUp,
+    acknowledge,
     attach,
     commit,
     detach,
     fail_read,
     notice_head,
+    retreat,
     serve_page,
+    subscribe,
     take,
 )
+from storage.records import OutboxPage
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +77,19 @@ POLL_HEADS = "poll heads"
 
 @dataclass(slots=True)
 class _Attachment:
-    """A connection: since when it is here, which sessions it gets, and what others had of them when it came."""
+    """A connection.
 
-    asked_at: datetime
+    Attributes:
+        asked_at: Since when it is here.
+        session_keys: Which sessions it gets, or is about to get.
+        asked_marks: What others had of them when it came.
+        subscribing: Its subscriptions whose beginning is being read, by session; a later one makes an earlier one void.
+    """
+
+    asked_at: datetime | None = None
     session_keys: set[str] = field(default_factory=set)
     asked_marks: dict[str, int] = field(default_factory=dict)
+    subscribing: dict[str, SubscribeConnection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,7 @@ class _Page:
     connection_id: str
     session_key: str
     after: int
+    reads_all: bool
 
 
 class DeliveryActor(BaseActor):
@@ -107,7 +129,7 @@ class DeliveryActor(BaseActor):
 
     def receiveMsg_AttachConnection(self, message: AttachConnection, _sender: ActorAddress) -> None:
         """Read what the sessions have undelivered; effects that are committed meanwhile are kept."""
-        attachment = self._connections.setdefault(message.connection_id, _Attachment(message.asked_at))
+        attachment = self._connections.setdefault(message.connection_id, _Attachment(asked_at=message.asked_at))
         fresh = tuple(key for key in message.session_keys if key not in attachment.session_keys)
         attachment.session_keys.update(fresh)
         for session_key in fresh:
@@ -137,15 +159,60 @@ class DeliveryActor(BaseActor):
                 ),
             )
 
+    def receiveMsg_SubscribeConnection(self, message: SubscribeConnection, _sender: ActorAddress) -> None:
+        """Read what the subscription begins with; what is committed meanwhile raises the route's head."""
+        attachment = self._connections.setdefault(message.connection_id, _Attachment())
+        attachment.session_keys.add(message.session_key)
+        attachment.subscribing[message.session_key] = message
+        self._unattended.pop(message.session_key, None)
+        self._routes.setdefault(message.session_key, Route(session_key=message.session_key))
+        self._read_subscription(message)
+
+    def receiveMsg_SubscriptionRead(self, message: SubscriptionRead, _sender: ActorAddress) -> None:
+        """Begin the subscription, or tell the connection why it does not."""
+        request, found = message.request, message.found
+        attachment = self._connections.get(request.connection_id)
+        if attachment is None or attachment.subscribing.get(request.session_key) is not request:
+            return
+        del attachment.subscribing[request.session_key]
+        if found.refusal is not None:
+            self._leave_session(request.connection_id, attachment, request.session_key)
+            self._services.sink.resync_thread(request.connection_id, request.session_key, found)
+            return
+        self._services.sink.begin_thread(request.connection_id, request.session_key, found)
+        self._step(
+            request.session_key,
+            partial(
+                subscribe,
+                connection_id=request.connection_id,
+                receipt=request.receipt,
+                after=found.after,
+                delivered=found.delivered_seq,
+                head=found.page.head,
+                page=found.page.effects,
+                complete=found.page.complete,
+            ),
+        )
+
+    def receiveMsg_UnsubscribeConnection(self, message: UnsubscribeConnection, _sender: ActorAddress) -> None:
+        """Take a connection off a session; what it was sent and did not acknowledge is pending again."""
+        attachment = self._connections.get(message.connection_id)
+        if attachment is not None and message.session_key in attachment.session_keys:
+            attachment.subscribing.pop(message.session_key, None)
+            self._leave_session(message.connection_id, attachment, message.session_key)
+
     def receiveMsg_DetachConnection(self, message: DetachConnection, _sender: ActorAddress) -> None:
         """Forget a connection; its sessions' routes go a little later."""
         attachment = self._connections.pop(message.connection_id, None)
-        for session_key in attachment.session_keys if attachment is not None else ():
-            self._step(session_key, partial(detach, connection_id=message.connection_id))
-            if not self._routes[session_key].subscribers:
-                self._unattended[session_key] = _Unattended(
-                    self._services.clock(), self._services.writer.submitted_count
-                )
+        if attachment is not None:
+            for session_key in list(attachment.session_keys):
+                self._leave_session(message.connection_id, attachment, session_key)
+
+    def _leave_session(self, connection_id: str, attachment: _Attachment, session_key: str) -> None:
+        attachment.session_keys.discard(session_key)
+        self._step(session_key, partial(detach, connection_id=connection_id))
+        if not self._routes[session_key].subscribers:
+            self._unattended[session_key] = _Unattended(self._services.clock(), self._services.writer.submitted_count)
 
     def receiveMsg_EffectsCommitted(self, message: EffectsCommitted, _sender: ActorAddress) -> None:
         """Send what was committed; without a connection it stays in the outbox."""
@@ -157,6 +224,16 @@ class DeliveryActor(BaseActor):
         if message.session_key in self._routes:
             self._step(message.session_key, partial(take, connection_id=message.connection_id, seq=message.seq))
 
+    def receiveMsg_EffectsAcknowledged(self, message: EffectsAcknowledged, _sender: ActorAddress) -> None:
+        """A client has applied effects."""
+        if message.session_key in self._routes:
+            self._step(message.session_key, partial(acknowledge, connection_id=message.connection_id, seq=message.seq))
+
+    def receiveMsg_RoomRegained(self, message: RoomRegained, _sender: ActorAddress) -> None:
+        """A connection that had no room can take more."""
+        if message.session_key in self._routes:
+            self._step(message.session_key, partial(retreat, connection_id=message.connection_id, seq=message.seq))
+
     def receiveMsg_OutboxPageRead(self, message: OutboxPageRead, _sender: ActorAddress) -> None:
         """Send a page of the outbox."""
         if message.session_key in self._routes:
@@ -166,7 +243,9 @@ class DeliveryActor(BaseActor):
                     serve_page,
                     connection_id=message.connection_id,
                     effects=message.effects,
+                    after=message.after,
                     complete=message.complete,
+                    head=message.head,
                 ),
             )
 
@@ -180,26 +259,31 @@ class DeliveryActor(BaseActor):
 
     def receiveMsg_NotifyConnection(self, message: NotifyConnection, _sender: ActorAddress) -> None:
         """Pass on a frame that is not stored."""
-        self._services.sink.send_notice(message.connection_id, message.frame)
+        self._services.sink.send_notice(message.connection_id, message.session_key, message.frame)
 
     def receiveMsg_StorageReadFailed(self, message: StorageReadFailed, _sender: ActorAddress) -> None:
-        """Try again what failed: an attachment by itself, a page at the next poll."""
+        """Try again what failed: an attachment or subscription by itself, a page at the next poll."""
         if not self._poll_failed:
             log.warning("Could not read the outbox: %s", message.error, extra={"action": "outbox_read_failed"})
         self._poll_failed = True
         request = message.request
-        if isinstance(request, AttachConnection):
+        if isinstance(request, AttachConnection | SubscribeConnection):
             self.wakeupAfter(RETRY_READ_S, request)
         elif isinstance(request, _Page):
             if request.session_key in self._routes:
-                self._step(request.session_key, partial(fail_read, connection_id=request.connection_id))
+                self._step(
+                    request.session_key,
+                    partial(fail_read, connection_id=request.connection_id, after=request.after),
+                )
         else:
             self._arm_poll()
 
     def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:
-        """Poll, or try an attachment again."""
+        """Poll, or try an attachment or a subscription again."""
         if isinstance(message.payload, AttachConnection):
             self._read_backlog(message.payload.connection_id, message.payload.session_keys)
+        elif isinstance(message.payload, SubscribeConnection):
+            self._read_subscription(message.payload)
         else:
             self._drop_unattended()
             self._poll_heads()
@@ -220,7 +304,9 @@ class DeliveryActor(BaseActor):
                 case SendEffects():
                     self._services.sink.send_effects(command.connection_ids, session_key, command.effects)
                 case ReadOutbox():
-                    self._read_page(_Page(command.connection_id, session_key, command.after))
+                    self._read_page(_Page(command.connection_id, session_key, command.after, command.reads_all))
+                case TellCaughtUp():
+                    self._services.sink.tell_caught_up(command.connection_id, session_key, command.seq)
                 case ReportDelivery():
                     self._services.writer.submit_delivery(command.delivery)
                 case _:
@@ -228,7 +314,7 @@ class DeliveryActor(BaseActor):
 
     def _read_backlog(self, connection_id: str, session_keys: tuple[str, ...]) -> None:
         attachment = self._connections.get(connection_id)
-        if attachment is None or not session_keys:
+        if attachment is None or attachment.asked_at is None or not session_keys:
             return
         reads, asked_at = self._services.reads, attachment.asked_at
         reads.fetch(
@@ -240,27 +326,53 @@ class DeliveryActor(BaseActor):
             ),
         )
 
-    def _read_page(self, page: _Page) -> None:
-        reads, attachment = self._services.reads, self._connections.get(page.connection_id)
-        if attachment is None:
+    def _read_subscription(self, request: SubscribeConnection) -> None:
+        attachment = self._connections.get(request.connection_id)
+        if attachment is None or attachment.subscribing.get(request.session_key) is not request:
             return
+        reads = self._services.reads
         reads.fetch(
-            page,
+            request,
             partial(
-                reads.outbox.read_undelivered,
-                page.session_key,
-                after=page.after,
+                reads.outbox.read_subscription,
+                request.session_key,
+                after=request.after,
+                log=request.log,
                 limit=PAGE_EFFECTS,
-                ended_before=attachment.asked_at,
             ),
             self.myAddress,
-            lambda effects: OutboxPageRead(
+            lambda found: SubscriptionRead(request=request, found=found),
+        )
+
+    def _read_page(self, page: _Page) -> None:
+        attachment = self._connections.get(page.connection_id)
+        if attachment is None:
+            return
+        read = self._read_log if page.reads_all else partial(self._read_undelivered, attachment.asked_at)
+        self._services.reads.fetch(
+            page,
+            partial(read, page),
+            self.myAddress,
+            lambda found: OutboxPageRead(
                 connection_id=page.connection_id,
                 session_key=page.session_key,
-                effects=effects,
-                complete=len(effects) < PAGE_EFFECTS,
+                after=page.after,
+                effects=found.effects,
+                complete=found.complete,
+                head=found.head,
             ),
         )
+
+    def _read_log(self, page: _Page) -> OutboxPage:
+        """Runs in a thread."""
+        return self._services.reads.outbox.read_log(page.session_key, after=page.after, limit=PAGE_EFFECTS)
+
+    def _read_undelivered(self, asked_at: datetime | None, page: _Page) -> OutboxPage:
+        """Runs in a thread."""
+        effects = self._services.reads.outbox.read_undelivered(
+            page.session_key, after=page.after, limit=PAGE_EFFECTS, ended_before=asked_at
+        )
+        return OutboxPage(effects=effects, complete=len(effects) < PAGE_EFFECTS, head=0)
 
     def _poll_heads(self) -> None:
         attended = []

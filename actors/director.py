@@ -178,7 +178,8 @@ class SessionDirector(BaseActor):
         frame = {"type": "error", "code": code, "message": reason, "retryable": True}
         if message.request_id is not None:
             frame["requestId"] = message.request_id
-        self.send(self._start.delivery, NotifyConnection(connection_id=message.connection_id, frame=frame))
+        notice = NotifyConnection(connection_id=message.connection_id, session_key=message.session_key, frame=frame)
+        self.send(self._start.delivery, notice)
 
     # Sessions come and go
 

@@ -15,8 +15,9 @@ from uuid import UUID
 from thespian.actors import ActorAddress
 
 from actors.agents.protocol import TokenUsage
+from actors.routing import Receipt
 from actors.services import Services, SweeperPort
-from storage.records import OutboxBacklog, OutboxEffect
+from storage.records import OutboxBacklog, OutboxEffect, OutboxSubscription
 
 # The edge asks. It counts what it has asked for as long as anybody holds it (`server.intake`): hence `weakref_slot`.
 
@@ -32,6 +33,7 @@ class SubmitUserMessage:
         connection_id: Where to answer.
         request_id: The client's own id; None if it gave none.
         submitted_at_s: On the monotonic clock: what `latencyMs` counts from.
+        reject_if_busy: True to be refused rather than to wait behind others.
     """
 
     session_key: str
@@ -40,6 +42,7 @@ class SubmitUserMessage:
     request_id: str | None
     text: str
     submitted_at_s: float
+    reject_if_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
@@ -81,6 +84,52 @@ class DetachConnection:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramesTaken:
     """The edge -> DeliveryActor: the connection's socket took this session's frames up to `seq`."""
+
+    connection_id: str
+    session_key: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscribeConnection:
+    """The edge -> DeliveryActor: send this session's effects to this connection, from its own place on.
+
+    Answered by `FrameSink.begin_thread`, or by `FrameSink.resync_thread`: then the connection is not subscribed.
+
+    Attributes:
+        after: The last effect that the client has; 0 for none; None for the last one acknowledged, or the one before
+            the first of a request that has not ended, if that is lower.
+        log: The log that `after` is a place in; None if the client does not know.
+        receipt: When what it is sent counts as delivered.
+    """
+
+    connection_id: str
+    session_key: str
+    after: int | None
+    log: str | None
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnsubscribeConnection:
+    """The edge -> DeliveryActor: send no more of this session."""
+
+    connection_id: str
+    session_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectsAcknowledged:
+    """The edge -> DeliveryActor: the connection's client has applied the session's effects up to `seq`."""
+
+    connection_id: str
+    session_key: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomRegained:
+    """The edge -> DeliveryActor: the connection had no room for effects beyond `seq`, and has some now."""
 
     connection_id: str
     session_key: str
@@ -174,6 +223,7 @@ class NotifyConnection:
     """SessionActor -> DeliveryActor -> edge: a frame for one connection that is not stored."""
 
     connection_id: str
+    session_key: str
     frame: Mapping[str, Any]
 
 
@@ -256,17 +306,33 @@ class BacklogRead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionRead:
+    """A read -> DeliveryActor: what a subscription begins with.
+
+    Attributes:
+        request: What was asked for.
+    """
+
+    request: SubscribeConnection
+    found: OutboxSubscription
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxPageRead:
     """A read -> DeliveryActor: the effects above a subscriber's cursor.
 
     Attributes:
+        after: Where the read began.
         complete: False if there may be more.
+        head: The last effect before the read; 0 if it was not asked for.
     """
 
     connection_id: str
     session_key: str
+    after: int
     effects: tuple[OutboxEffect, ...]
     complete: bool
+    head: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

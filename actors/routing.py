@@ -10,10 +10,12 @@ One `Route` per session, one `Subscriber` in it per connection.
 
 A subscriber has a cursor: every effect up to it was sent. An effect `from_seq..seq` is sent if `seq` is above the
 cursor and `from_seq` is not beyond the next one; so nothing is sent twice, out of order, or over a gap. What
-connections have taken is reported as completed once, by the first that takes it.
+connections have received is reported as completed once, by the first of them. What receiving means, each subscriber
+says (`Receipt`): that its socket took it, that its client acknowledged it, or nothing at all.
 """
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -31,22 +33,34 @@ BUFFERED_EFFECTS: Final = 256
 """Committed effects that are kept for a subscriber during its read, so that it is live right after."""
 
 
+class Receipt(StrEnum):
+    """When what a subscriber was sent counts as delivered."""
+
+    TAKEN = "taken"  # once its socket took it
+    ACKNOWLEDGED = "acknowledged"  # once its client said so
+    NEVER = "never"  # it only looks on
+
+
 class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
     """A connection's place in a session.
 
     Attributes:
+        receipt: When what it was sent counts as delivered.
+        reads_all: True to read every effect; False to leave out the tokens of finished turns that it has nothing of.
         cursor: The last effect sent.
         taken: The last effect that its socket took.
         is_live: True if committed effects are sent at once.
         is_reading: True while a read of the outbox is under way for it.
         untaken_bytes: About what was sent and not taken.
         buffer: While reading, what was committed meanwhile, without a gap; empty once it has overflowed.
-        reported_seq: The last effect that was reported as executing, because its socket was slow to take it.
+        reported_seq: The last effect that was reported as executing, because it was sent and not received at once.
         polled_head: The head that the last look found it behind; behind it still at the next one, it was missed.
     """
 
     cursor: int
     taken: int
+    receipt: Receipt = Receipt.TAKEN
+    reads_all: bool = False
     is_live: bool = False
     is_reading: bool = False
     untaken_bytes: int = 0
@@ -80,10 +94,22 @@ class SendEffects(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadOutbox(msgspec.Struct, frozen=True, kw_only=True):
-    """Read the session's effects above `after` for this connection."""
+    """Read the session's effects above `after` for this connection.
+
+    Attributes:
+        reads_all: See `Subscriber`.
+    """
 
     connection_id: str
     after: int
+    reads_all: bool = False
+
+
+class TellCaughtUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell the connection that it was sent all there is up to `seq`, though the last of that may be gone."""
+
+    connection_id: str
+    seq: int
 
 
 class ReportDelivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +118,7 @@ class ReportDelivery(msgspec.Struct, frozen=True, kw_only=True):
     delivery: EffectsDelivery
 
 
-Command = SendEffects | ReadOutbox | ReportDelivery
+Command = SendEffects | ReadOutbox | TellCaughtUp | ReportDelivery
 Step = tuple[Route, list[Command]]
 
 
@@ -130,8 +156,36 @@ def attach(
     return _serve_read(route, connection_id, subscriber, effects, complete=covered >= head)
 
 
+def subscribe(
+    route: Route,
+    connection_id: str,
+    *,
+    receipt: Receipt,
+    after: int,
+    delivered: int,
+    head: int,
+    page: Sequence[OutboxEffect],
+    complete: bool,
+) -> Step:
+    """Add a connection at a place of its own choice, with the first of what is beyond it.
+
+    Args:
+        route: The session's.
+        connection_id: Who.
+        receipt: When what it is sent counts as delivered.
+        after: The last effect that it has.
+        delivered: `delivered_effect_seq` as read.
+        head: `last_effect_seq` as read.
+        page: All effects above `after`, or the first of them; from one snapshot with `head`.
+        complete: True if there were no more.
+    """
+    route = replace(route, head=max(route.head, head), completed=max(route.completed, delivered))
+    subscriber = Subscriber(cursor=after, taken=after, receipt=receipt, reads_all=True, is_reading=True)
+    return _serve_read(route, connection_id, subscriber, tuple(page), complete=complete, head=head)
+
+
 def detach(route: Route, connection_id: str) -> Step:
-    """Remove a connection; what it was given and has not taken goes back to pending, until another one takes it."""
+    """Remove a connection; what it was given and has not received goes back to pending, until another one has."""
     subscribers = dict(route.subscribers)
     gone = subscribers.pop(connection_id, None)
     route = replace(route, subscribers=subscribers)
@@ -151,24 +205,35 @@ def commit(route: Route, effects: tuple[OutboxEffect, ...]) -> Step:
     return replace(route, head=head, subscribers=subscribers), _join_sends(commands, effects)
 
 
-def serve_page(route: Route, connection_id: str, effects: Sequence[OutboxEffect], *, complete: bool) -> Step:
-    """Take what a read of the outbox found; `complete` says that there was no more at that time."""
+def serve_page(
+    route: Route, connection_id: str, effects: Sequence[OutboxEffect], *, after: int, complete: bool, head: int = 0
+) -> Step:
+    """Take what a read of the outbox found; one that was asked for from another place than the present one is void.
+
+    Args:
+        route: The session's.
+        connection_id: Who.
+        effects: What was found above `after`.
+        after: Where the read began.
+        complete: True if there was no more at that time.
+        head: The last effect that there was before the read; 0 if that is not known.
+    """
     subscriber = route.subscribers.get(connection_id)
-    if subscriber is None:
+    if subscriber is None or not subscriber.is_reading or after != subscriber.cursor:
         return route, []
-    return _serve_read(route, connection_id, subscriber, _after(effects, subscriber.cursor), complete=complete)
+    return _serve_read(route, connection_id, subscriber, tuple(effects), complete=complete, head=head)
 
 
-def fail_read(route: Route, connection_id: str) -> Step:
-    """A read failed: the next look at the heads starts another."""
+def fail_read(route: Route, connection_id: str, *, after: int) -> Step:
+    """A read that began at `after` failed: the next look at the heads starts another."""
     subscriber = route.subscribers.get(connection_id)
-    if subscriber is None:
+    if subscriber is None or after != subscriber.cursor:
         return route, []
     return _put(route, connection_id, replace(subscriber, is_reading=False, buffer=())), []
 
 
 def take(route: Route, connection_id: str, seq: int) -> Step:
-    """A connection's socket took everything up to `seq`: that is completed."""
+    """A connection's socket took everything up to `seq`: there is room for more, and it may count as delivered."""
     subscriber = route.subscribers.get(connection_id)
     if subscriber is None or seq <= subscriber.taken:
         return route, []
@@ -176,12 +241,29 @@ def take(route: Route, connection_id: str, seq: int) -> Step:
     untaken_bytes = 0 if seq == subscriber.cursor else subscriber.untaken_bytes
     subscriber = replace(subscriber, taken=seq, untaken_bytes=untaken_bytes)
     commands: list[Command] = []
-    if seq > route.completed:
-        commands.append(_report(route, route.completed + 1, seq, EffectStatus.COMPLETED))
-        route = replace(route, completed=seq)
+    if subscriber.receipt is Receipt.TAKEN:
+        route, commands = _complete(route, seq)
     if not subscriber.is_live and not subscriber.is_reading and seq == subscriber.cursor:
-        subscriber = replace(subscriber, is_reading=True)
-        commands.append(ReadOutbox(connection_id=connection_id, after=subscriber.cursor))
+        subscriber, more = _read_on(connection_id, subscriber)
+        commands += more
+    return _put(route, connection_id, subscriber), commands
+
+
+def acknowledge(route: Route, connection_id: str, seq: int) -> Step:
+    """A connection's client has applied everything up to `seq`: that is completed."""
+    subscriber = route.subscribers.get(connection_id)
+    if subscriber is None or subscriber.receipt is not Receipt.ACKNOWLEDGED:
+        return route, []
+    return _complete(route, min(seq, subscriber.cursor))
+
+
+def retreat(route: Route, connection_id: str, seq: int) -> Step:
+    """A connection had no room for what lies beyond `seq`, and has some now: go on from there."""
+    subscriber = route.subscribers.get(connection_id)
+    if subscriber is None or seq > subscriber.cursor:
+        return route, []
+    subscriber = replace(subscriber, cursor=seq, taken=seq, untaken_bytes=0, is_live=False, buffer=())
+    subscriber, commands = _read_on(connection_id, subscriber)
     return _put(route, connection_id, subscriber), commands
 
 
@@ -197,10 +279,11 @@ def notice_head(route: Route, head: int) -> Step:
         was_missed = subscriber.cursor < (subscriber.polled_head if subscriber.is_live else head)
         subscriber = replace(subscriber, polled_head=head)
         if was_missed and not subscriber.is_reading and subscriber.taken == subscriber.cursor:
-            subscriber = replace(subscriber, is_live=False, is_reading=True, buffer=())
-            commands.append(ReadOutbox(connection_id=connection_id, after=subscriber.cursor))
-        low = max(subscriber.taken, subscriber.reported_seq, route.completed)
-        if subscriber.cursor > low:
+            subscriber, more = _read_on(connection_id, replace(subscriber, is_live=False, buffer=()))
+            commands += more
+        received = subscriber.taken if subscriber.receipt is Receipt.TAKEN else 0
+        low = max(received, subscriber.reported_seq, route.completed)
+        if subscriber.receipt is not Receipt.NEVER and subscriber.cursor > low:
             commands.append(_report(route, low + 1, subscriber.cursor, EffectStatus.EXECUTING))
             subscriber = replace(subscriber, reported_seq=subscriber.cursor)
         route = _put(route, connection_id, subscriber)
@@ -219,8 +302,7 @@ def _offer(
     if not subscriber.is_live or not fresh:
         return subscriber, []
     if fresh[0].from_seq > subscriber.cursor + 1:
-        subscriber = replace(subscriber, is_live=False, is_reading=True, buffer=effects)
-        return subscriber, [ReadOutbox(connection_id=connection_id, after=subscriber.cursor)]
+        return _read_on(connection_id, replace(subscriber, is_live=False, buffer=effects))
     if subscriber.untaken_bytes > WINDOW_BYTES:
         return replace(subscriber, is_live=False), []
     return _send(connection_id, subscriber, fresh)
@@ -233,13 +315,20 @@ def _serve_read(
     effects: tuple[OutboxEffect, ...],
     *,
     complete: bool,
+    head: int = 0,
 ) -> Step:
-    """Send what was read and then what was committed meanwhile; live if nothing is missing, else on at its pace."""
+    """Send what was read and then what was committed meanwhile; live if nothing is missing, else on at its pace.
+
+    Of a complete read, what it did not find up to `head` is gone.
+    """
     commands: list[Command] = []
     buffer = subscriber.buffer
     subscriber = replace(subscriber, is_reading=False, buffer=())
     if effects:
         subscriber, commands = _send(connection_id, subscriber, effects)
+    if complete and subscriber.reads_all:
+        subscriber = _pass_over(subscriber, head)
+        commands.append(TellCaughtUp(connection_id=connection_id, seq=subscriber.cursor))
     fresh = _after(buffer, subscriber.cursor)
     if complete and fresh and fresh[0].from_seq <= subscriber.cursor + 1:
         subscriber, more = _send(connection_id, subscriber, fresh)
@@ -247,9 +336,28 @@ def _serve_read(
     if complete and subscriber.cursor >= route.head:
         subscriber = replace(subscriber, is_live=True)
     elif subscriber.taken == subscriber.cursor:
-        subscriber = replace(subscriber, is_reading=True)
-        commands.append(ReadOutbox(connection_id=connection_id, after=subscriber.cursor))
+        subscriber, more = _read_on(connection_id, subscriber)
+        commands += more
     return _put(route, connection_id, subscriber), commands
+
+
+def _pass_over(subscriber: Subscriber, head: int) -> Subscriber:
+    """Move the cursor to `head`, if it is behind: there is nothing to send up to there."""
+    if head <= subscriber.cursor:
+        return subscriber
+    taken = head if subscriber.taken == subscriber.cursor else subscriber.taken
+    return replace(subscriber, cursor=head, taken=taken)
+
+
+def _read_on(connection_id: str, subscriber: Subscriber) -> tuple[Subscriber, list[Command]]:
+    read = ReadOutbox(connection_id=connection_id, after=subscriber.cursor, reads_all=subscriber.reads_all)
+    return replace(subscriber, is_reading=True), [read]
+
+
+def _complete(route: Route, seq: int) -> Step:
+    if seq <= route.completed:
+        return route, []
+    return replace(route, completed=seq), [_report(route, route.completed + 1, seq, EffectStatus.COMPLETED)]
 
 
 def _send(

@@ -9,7 +9,7 @@ from thespian.actors import ActorAddress
 from actors.agent_slices import AgentSlices
 from actors.agents.registry import AgentRegistry
 from storage.outbox_store import OutboxStore
-from storage.records import EffectsDelivery, OutboxEffect, SessionClaim, SessionWrite
+from storage.records import EffectsDelivery, OutboxEffect, OutboxSubscription, SessionClaim, SessionWrite
 from storage.retention_records import RetentionPolicy, SweepFailed, SweepStepDone
 from storage.session_store import SessionStore
 
@@ -68,7 +68,16 @@ class FrameSink(Protocol):
     def send_effects(self, connection_ids: Sequence[str], session_key: str, effects: Sequence[OutboxEffect]) -> None:
         """Queue effects for connections; a `FramesTaken` follows from each once its socket took them."""
 
-    def send_notice(self, connection_id: str, frame: Mapping[str, Any]) -> None:
+    def begin_thread(self, connection_id: str, session_key: str, beginning: OutboxSubscription) -> None:
+        """Tell a connection that it is subscribed; effects follow, from `beginning.after` on."""
+
+    def resync_thread(self, connection_id: str, session_key: str, refusal: OutboxSubscription) -> None:
+        """Tell a connection that it is not subscribed, as its place is not one of the session's log."""
+
+    def tell_caught_up(self, connection_id: str, session_key: str, seq: int) -> None:
+        """Tell a connection that it was sent all there is up to `seq`."""
+
+    def send_notice(self, connection_id: str, session_key: str, frame: Mapping[str, Any]) -> None:
         """Queue a frame that is not stored."""
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 from thespian.actors import ActorAddress, ActorExitRequest
@@ -261,7 +261,11 @@ class SessionActor(BaseActor):
         }
         if refusal.request_id is not None:
             frame["requestId"] = refusal.request_id
-        self.send(self._start.delivery, NotifyConnection(connection_id=refusal.connection_id, frame=frame))
+        self._notify(refusal.connection_id, frame)
+
+    def _notify(self, connection_id: str, frame: Mapping[str, Any]) -> None:
+        notice = NotifyConnection(connection_id=connection_id, session_key=self._start.session_key, frame=frame)
+        self.send(self._start.delivery, notice)
 
     def _leave(self, command: Leave) -> None:
         log.warning(

@@ -1,21 +1,19 @@
 """The HTTP application: the WebSocket endpoint, threads to read, and the health checks."""
 
 import logging
-from typing import Final
 
 from tornado.web import Application, HTTPError, RequestHandler
 
+from server.ask_handler import AskHandler
+from server.event_stream import EventsHandler
 from server.json_handler import JsonHandler, require_local_host
 from server.node import Node
-from server.ping_wheel import PingWheel
+from server.ping_wheel import PING_INTERVAL_S, PING_TIMEOUT_S, PingWheel
 from server.thread_handlers import AgentsHandler, ThreadHandler, ThreadsHandler
 from server.websocket import ChatSocket
 from server.websocket_protocol import HARD_FRAME_BYTES
 
 log = logging.getLogger(__name__)
-
-PING_INTERVAL_S: Final = 25
-PING_TIMEOUT_S: Final = 8
 
 
 class LocalSocket(ChatSocket):
@@ -74,9 +72,11 @@ def make_app(node: Node) -> Application:
     return Application(
         [
             (r"/api/chat/ws", LocalSocket, {**arguments, "pings": pings}),
+            (r"/api/chat", AskHandler, arguments),
             (r"/api/agents", AgentsHandler, arguments),
             (r"/api/threads", ThreadsHandler, arguments),
             (r"/api/threads/([^/]+)/([^/]+)", ThreadHandler, arguments),
+            (r"/api/threads/([^/]+)/([^/]+)/events", EventsHandler, {**arguments, "pings": pings}),
             (r"/healthz", HealthHandler, arguments),
             (r"/readyz", ReadyHandler, arguments),
         ],

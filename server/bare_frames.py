@@ -7,6 +7,7 @@ import msgspec
 
 from server.frame_decoder import FrameDecoder
 from server.frames import FrameError, check_key_part, check_message, check_request_id
+from storage.records import SessionKey
 
 # ruff: noqa: N815 (wire names)
 
@@ -76,6 +77,16 @@ def encode_bare(frame: Mapping[str, Any]) -> bytes | None:
     if keys is None:
         return None
     return _encoder.encode({key: frame[key] for key in keys if key in frame})
+
+
+def encode_effect(_key: SessionKey, payload: Mapping[str, Any], _seq: int) -> bytes | None:
+    """Return a stored effect's text."""
+    return encode_bare(payload)
+
+
+def encode_notice(_key: SessionKey | None, frame: Mapping[str, Any]) -> bytes | None:
+    """Return the text of a frame that is not stored."""
+    return encode_bare(frame)
 
 
 def make_error(error: FrameError) -> dict[str, Any]:

@@ -30,13 +30,13 @@ class FrameDecoder(Generic[T]):
 
     Args:
         frames: A union of msgspec structs, told apart by `type`.
-        types: Their values of `type`, for error messages.
+        types: Their values of `type`, for error messages; none for a single struct without a `type`.
         check: What msgspec cannot check; raises `FrameError`.
     """
 
-    def __init__(self, frames: Any, *, types: tuple[str, ...], check: Callable[[T], None]) -> None:
+    def __init__(self, frames: Any, *, check: Callable[[T], None], types: tuple[str, ...] = ()) -> None:
         self._decoder = msgspec.json.Decoder(frames)
-        self._types = f"{', '.join(f'`{name}`' for name in types[:-1])} or `{types[-1]}`"
+        self._types = " or ".join((", ".join(f"`{name}`" for name in types[:-1]), f"`{types[-1]}`")) if types else ""
         self._check = check
 
     def decode(self, text: bytes) -> T:

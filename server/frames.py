@@ -7,6 +7,9 @@ from typing import Final
 MAX_FRAME_BYTES: Final = 64 * 1024
 MAX_MESSAGE_BYTES: Final = 32 * 1024
 
+MAX_SEQ: Final = 2**63 - 1
+"""PostgreSQL's `bigint`."""
+
 KEY_PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What a user id, agent id or thread id looks like."""
 

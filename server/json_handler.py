@@ -1,20 +1,23 @@
 """What all HTTP answers share: JSON, problem details (RFC 9457), checked parameters, local clients only."""
 
+import asyncio
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 from tornado.web import HTTPError, RequestHandler
 
-from server.frames import KEY_PART
+from server import frames
+from server.frames import MAX_SEQ, FrameError
 from server.node import Node
 
 NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 RETRY_AFTER_S: Final = "1"
-"""When to ask again after a 503."""
+"""When to ask again after a 429 or a 503."""
 
 
 def require_local_host(handler: RequestHandler) -> None:
@@ -43,12 +46,14 @@ class Problem(HTTPError):
         status: The HTTP status.
         code: An error code of the protocol.
         detail: Says what is wrong with which parameter, and what to do.
+        about: What names the request that it is about: further members of the body.
     """
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, about: Mapping[str, Any] | None = None) -> None:
         super().__init__(status)
         self.code = code
         self.detail = detail
+        self.about = about or {}
 
 
 class JsonHandler(RequestHandler):
@@ -73,18 +78,18 @@ class JsonHandler(RequestHandler):
         except UnicodeDecodeError as error:
             raise Problem(400, "bad_request", f"{name or 'path'}: must be UTF-8") from error
 
-    def write_json(self, document: object) -> None:
-        """End the answer with a JSON document."""
+    def write_json(self, document: object) -> "asyncio.Future[None]":
+        """End the answer with a JSON document; what is returned is done once the operating system has taken it."""
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(msgspec.json.encode(document))
+        return self.finish(msgspec.json.encode(document))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write problem details (RFC 9457)."""
         problem: dict[str, Any] = {"type": "about:blank", "title": self._reason, "status": status_code}
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, Problem):
-            problem |= {"detail": error.detail, "code": error.code}
-            if status_code == 503:
+            problem |= {"detail": error.detail, "code": error.code, **error.about}
+            if status_code in (429, 503):
                 self.set_header("Retry-After", RETRY_AFTER_S)
         self.set_header("Content-Type", "application/problem+json")
         self.finish(msgspec.json.encode(problem))  # a dict would make Tornado call it application/json
@@ -97,6 +102,17 @@ class JsonHandler(RequestHandler):
         """
         value = self.get_query_argument(name, None, strip=False)
         return None if value is None else check_key_part(name, value)
+
+    def read_place(self, name: str) -> int:
+        """Return a parameter of the query that is a place in a log, 0 if there is none.
+
+        Raises:
+            Problem: If it cannot be one.
+        """
+        value = self.get_query_argument(name, "0", strip=False)
+        if not NUMBER.fullmatch(value) or int(value) > MAX_SEQ:
+            raise Problem(400, "bad_request", f"{name}: must be a whole number from 0")
+        return int(value)
 
     def read_number(self, name: str, *, default: int | None, most: int) -> int | None:
         """Return a parameter of the query that is a number from 1 to `most`.
@@ -118,6 +134,8 @@ def check_key_part(name: str, value: str) -> str:
     Raises:
         Problem: If it cannot.
     """
-    if not KEY_PART.fullmatch(value):
-        raise Problem(400, "bad_request", f"{name}: must match [A-Za-z0-9_-]{{1,128}}")
+    try:
+        frames.check_key_part(name, value)
+    except FrameError as error:
+        raise Problem(400, error.code, str(error)) from error
     return value

@@ -7,13 +7,14 @@ Connection ──> Node.submit ──> SessionDirector ──> SessionActor ─�
 
 import asyncio
 import logging
+import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from actors.agents.registry import AgentRegistry
 from actors.delivery import DeliveryActor
@@ -24,21 +25,27 @@ from actors.messages import (
     AttachConnection,
     DetachConnection,
     DrainSessions,
+    EffectsAcknowledged,
     FramesTaken,
     HaltSessions,
     ProbeActor,
+    RoomRegained,
     StartDelivery,
     StartDirector,
     StartJanitor,
     StorageReadFailed,
     SubmitCancel,
     SubmitUserMessage,
+    SubscribeConnection,
+    UnsubscribeConnection,
 )
+from actors.routing import Receipt
 from actors.services import ActorSettings, Services
 from server import close_codes
 from server.bare_frames import make_error
 from server.config import Settings
-from server.connections import Connection, Connections
+from server.connection import Connection
+from server.connections import Connections
 from server.frames import FrameError
 from server.intake import IntakeMeter
 from server.thread_reads import ThreadReads
@@ -57,7 +64,8 @@ PROBE_TIMEOUT_S = 2.0
 """How long readiness waits for the actors and the database."""
 
 RECONNECT_AFTER_MS = 1000
-"""When clients of a server that stops are to try again: about what a restart takes."""
+"""When clients of a server that stops are to try again: about what a restart takes, and up to twice that, so that not
+all of them come at once."""
 
 WRITER_CLOSE_S = 10.0
 """How long shutdown waits for the last writes; more only helps if the database is about to come back."""
@@ -180,7 +188,7 @@ class Node:
         if isinstance(message, SubmitUserMessage) and self._is_overloaded:
             text = "the database does not keep up; try again"
             refusal = FrameError("overloaded", text, request_id=message.request_id, retryable=True)
-            self._connections.send_notice(message.connection_id, make_error(refusal))
+            self._connections.send_notice(message.connection_id, message.session_key, make_error(refusal))
         else:
             self._intake.admit(message)
             self._system.tell(self._director, message)
@@ -193,15 +201,42 @@ class Node:
         """
         return self._writer.is_overloaded or self._intake.byte_count >= self._intake_bytes
 
+    @property
+    def session_queue_limit(self) -> int:
+        """How many messages may wait in a session behind the running one."""
+        return self._services.settings.session_queue_limit
+
+    def connect(self, connection: Connection) -> None:
+        """Make a connection known."""
+        self._connections.add(connection)
+
     def attach(self, connection: Connection, session_keys: tuple[str, ...]) -> None:
         """Send sessions' effects to a connection, undelivered ones first."""
-        self._connections.add(connection)
         self._system.tell(
             self._delivery,
             AttachConnection(
                 connection_id=connection.connection_id, session_keys=session_keys, asked_at=datetime.now(UTC)
             ),
         )
+
+    def subscribe(
+        self, connection: Connection, session_key: str, *, after: int | None, log: str | None, receipt: Receipt
+    ) -> None:
+        """Send a session's effects to a connection, from a place of its own; see `SubscribeConnection`."""
+        message = SubscribeConnection(
+            connection_id=connection.connection_id, session_key=session_key, after=after, log=log, receipt=receipt
+        )
+        self._system.tell(self._delivery, message)
+
+    def unsubscribe(self, connection: Connection, session_key: str) -> None:
+        """Send no more of a session to a connection."""
+        message = UnsubscribeConnection(connection_id=connection.connection_id, session_key=session_key)
+        self._system.tell(self._delivery, message)
+
+    def acknowledge(self, connection: Connection, session_key: str, seq: int) -> None:
+        """A connection's client has applied a session's effects up to `seq`."""
+        message = EffectsAcknowledged(connection_id=connection.connection_id, session_key=session_key, seq=seq)
+        self._system.tell(self._delivery, message)
 
     def detach(self, connection: Connection) -> None:
         """Forget a connection that is gone. What its socket took is reported before."""
@@ -211,6 +246,10 @@ class Node:
     def report_taken(self, connection_id: str, session_key: str, seq: int) -> None:
         """Pass on that a socket took effects."""
         self._system.tell(self._delivery, FramesTaken(connection_id=connection_id, session_key=session_key, seq=seq))
+
+    def report_room(self, connection_id: str, session_key: str, seq: int) -> None:
+        """Pass on that a connection that lacked room has some."""
+        self._system.tell(self._delivery, RoomRegained(connection_id=connection_id, session_key=session_key, seq=seq))
 
     @property
     def is_database_reachable(self) -> bool:
@@ -258,14 +297,7 @@ class Node:
         What is unfinished after the grace is stored as accepted and runs again at the next start.
         """
         self.is_stopping = True
-        self._connections.send_to_all(
-            {
-                "type": "goaway",
-                "reason": "shutdown",
-                "deadlineMs": round(self._grace_s * 1000),
-                "reconnectAfterMs": RECONNECT_AFTER_MS,
-            }
-        )
+        self._connections.send_to_all(self._make_goaway)
         drained = asyncio.Event()
         self._system.tell(self._director, DrainSessions(drained=drained.set))
         waits = [asyncio.create_task(event.wait()) for event in (drained, self._grace_over)]
@@ -283,6 +315,15 @@ class Node:
         await asyncio.to_thread(self._writer.close, timeout_s=WRITER_CLOSE_S)
         await asyncio.to_thread(self._reader.close)
         await self.agents.aclose()
+
+    def _make_goaway(self) -> Mapping[str, Any]:
+        """Return the frame that says that the server stops; each client is to come back at another time."""
+        return {
+            "type": "goaway",
+            "reason": "shutdown",
+            "deadlineMs": round(self._grace_s * 1000),
+            "reconnectAfterMs": RECONNECT_AFTER_MS + random.randrange(RECONNECT_AFTER_MS),  # noqa: S311 (no secret)
+        }
 
     def end_grace(self) -> None:
         """Stop waiting for running turns."""

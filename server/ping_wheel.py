@@ -12,6 +12,9 @@ restart are pinged a few at a time.
 import asyncio
 from typing import Final, Protocol
 
+PING_INTERVAL_S: Final = 25
+PING_TIMEOUT_S: Final = 8
+
 SLICES: Final = 250
 """So many that the loop is held for a moment only: with 10,000 connections 40 pings at a time."""
 

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from storage.errors import DatabaseUnavailable
 from storage.reader import StorageReader
+from storage.records import OutboxEffect
 from storage.thread_records import ThreadPage, ThreadPlace, ThreadSummary
 
 T = TypeVar("T")
@@ -56,6 +57,14 @@ class ThreadReads:
             ThreadsUnavailable: If the database cannot be reached, or too many reads wait.
         """
         return await self._run(partial(self._reader.threads.read_thread, session_key, before=before, limit=limit))
+
+    async def find_end(self, session_key: str, event_seq: int) -> OutboxEffect | None:
+        """See `ThreadStore.find_end`.
+
+        Raises:
+            ThreadsUnavailable: If the database cannot be reached, or too many reads wait.
+        """
+        return await self._run(partial(self._reader.threads.find_end, session_key, event_seq))
 
     async def _run(self, read: Callable[[], T]) -> T:
         if self._waiting > MOST_WAITING:

@@ -110,12 +110,20 @@ class Token(EffectFrame, frozen=True, kw_only=True, tag="token"):
     attempt: int | None = None
 
 
+class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer took, in the agent's tokens. A struct, as a stored document keeps no order of its keys."""
+
+    promptTokens: int
+    completionTokens: int
+    totalTokens: int
+
+
 class Message(EffectFrame, frozen=True, kw_only=True, tag="message"):
     """The whole answer: replaces its pieces, and ends the request."""
 
     message: str
     latencyMs: int
-    tokenUsage: dict[str, int]
+    tokenUsage: TokenCounts
     attempt: int | None = None
 
 
@@ -247,7 +255,9 @@ def _encode_stored(stored: Mapping[str, Any], about: dict[str, Any]) -> bytes | 
     fields = {name: value for name, value in stored.items() if name in known} | about
     if fields.get("attempt") == 1:
         del fields["attempt"]
-    if frame is Error:
+    if frame is Message:
+        fields["tokenUsage"] = TokenCounts(**fields["tokenUsage"])
+    elif frame is Error:
         fields.setdefault("terminal", False)
     return _encoder.encode(frame(**fields))
 

@@ -5,10 +5,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from server.frame_decoder import FrameDecoder
-from server.frames import check_key_part, check_message, check_request_id
-
-MAX_SEQ: Final = 2**63 - 1
-"""PostgreSQL's `bigint`."""
+from server.frames import MAX_SEQ, check_key_part, check_message, check_request_id
 
 MAX_EPOCH_CHARS: Final = 32
 """A log's name has 14 hexadecimal digits at most until the year 4253."""

@@ -30,6 +30,8 @@ class TolerantProtocol(WebSocketProtocol13):
     _is_too_big = False
     _is_lingering = False
     _owes_pong = False
+    no_pong_code: int | None = None
+    """What a client that owes a pong is closed with; None to name none."""
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """Begin the closing handshake."""
@@ -71,8 +73,8 @@ class TolerantProtocol(WebSocketProtocol13):
 
     def send_ping(self) -> None:
         """Ask the client for a pong, which `require_pong` is to find."""
-        if self.server_terminated or self.stream.closed():
-            return
+        if self.server_terminated or self.stream.closed() or self.stream.writing():
+            return  # a slow reader would find it behind all that it has not read; whether it lives, its reading tells
         self._owes_pong = True
         with suppress(StreamClosedError):
             self.stream.write(PING)
@@ -80,7 +82,7 @@ class TolerantProtocol(WebSocketProtocol13):
     def require_pong(self) -> None:
         """Close the connection if the last ping was not answered."""
         if self._owes_pong:
-            self.close(reason="ping timed out")
+            self.close(self.no_pong_code, "ping timed out")
 
     def write_texts(self, texts: Sequence[bytes]) -> "asyncio.Future[None] | None":
         """Write text frames, with one call of the operating system for all of them.
@@ -98,6 +100,11 @@ class TolerantProtocol(WebSocketProtocol13):
         self._wire_bytes_out += len(frames)
         written = self.stream.write(frames)
         return written if self.stream.writing() else None
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the operating system has not taken of what was written."""
+        return len(self.stream._write_buffer)
 
     def _send_pong(self, data: bytes) -> None:
         """Answer a ping, unless the client does not read: pongs must not pile up behind what it has not taken.

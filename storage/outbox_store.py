@@ -2,16 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
 import peewee
 
 from storage.array_literal import make_text_array
 from storage.records import (
+    NO_LOG,
+    OpenTurn,
     OutboxBacklog,
     OutboxEffect,
+    OutboxPage,
+    OutboxSubscription,
+    SubscriptionRefusal,
+    make_input_key,
 )
 from storage.tables import Effect, Session
+from storage.thread_records import name_log
 
 RELEASE_ABANDONED = """
 UPDATE effects
@@ -52,6 +60,36 @@ WITH begun AS (
 )
 SELECT seq, payload FROM measured WHERE bytes_so_far - bytes < %s ORDER BY seq
 """
+
+# Every effect above a cursor. Like the one above it is cut by rows and by bytes; how many rows there were before the
+# second cut tells whether the page is the last one.
+LOG_PAGE = """
+WITH page AS (
+    SELECT seq, payload FROM effects WHERE session_key = %s AND seq > %s ORDER BY seq LIMIT %s
+), measured AS (
+    SELECT seq, payload, octet_length(payload::text) AS bytes,
+           sum(octet_length(payload::text)) OVER (ORDER BY seq) AS bytes_so_far,
+           count(*) OVER () AS available
+    FROM page
+)
+SELECT seq, payload, available FROM measured WHERE bytes_so_far - bytes < %s ORDER BY seq
+"""
+
+SUBSCRIPTION_COUNTERS = """
+SELECT created_at, last_event_seq, processed_event_seq, delivered_effect_seq, last_effect_seq
+FROM sessions WHERE session_key = %s
+"""
+
+OPEN_TURNS = """
+SELECT events.id, events.request_id, coalesce((
+    SELECT max(attempt) FROM turns
+    WHERE turns.session_key = events.session_key AND turns.event_seq = events.seq), 0)
+FROM events
+WHERE session_key = %s AND seq > %s AND type = 'user_message'
+ORDER BY seq
+"""
+
+EFFECT_PLACE = "SELECT seq FROM effects WHERE id = %s AND session_key = %s"
 
 # Asked twice a second for some hundred sessions, idle or not. One array is one parameter: a list of as many takes a
 # multiple of the time, to put the statement together here and to plan it there.
@@ -147,6 +185,80 @@ class OutboxStore:
             after = seq
         return tuple(effects)
 
+    def read_log(self, session_key: str, *, after: int, limit: int) -> OutboxPage:
+        """Return effects above `after`, whatever their status.
+
+        Args:
+            session_key: Whose.
+            after: The last effect that is not wanted.
+            limit: How many at most, and about `PAGE_BYTES`.
+        """
+        # The head first: of what a complete page does not have up to there, it is certain that it is gone.
+        head = self.read_heads([session_key]).get(session_key, 0)
+        return self._read_log(session_key, after=after, limit=limit, head=head)
+
+    def _read_log(self, session_key: str, *, after: int, limit: int, head: int) -> OutboxPage:
+        rows = self._database.execute_sql(LOG_PAGE, (session_key, after, limit, PAGE_BYTES)).fetchall()
+        effects = []
+        for seq, payload, _ in rows:
+            effects.append(OutboxEffect(seq=seq, from_seq=after + 1, payload=payload))
+            after = seq
+        complete = not rows or len(rows) == rows[0][2] < limit
+        return OutboxPage(effects=tuple(effects), complete=complete, head=head)
+
+    def read_subscription(
+        self, session_key: str, *, after: int | None, log: str | None, limit: int
+    ) -> OutboxSubscription:
+        """Return what a subscription begins with.
+
+        Args:
+            session_key: To which session; it need not exist.
+            after: The last effect that its client has; None for the last one that any connection received, or the one
+                before the first of a request that has not ended, if that is lower.
+            log: The log that `after` is a place in; None or `NO_LOG` if the client does not know.
+            limit: How many effects at most.
+
+        Effects:
+            One read-only transaction.
+        """
+        with self._database.atomic():
+            self._database.execute_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            row = self._database.execute_sql(SUBSCRIPTION_COUNTERS, (session_key,)).fetchone()
+            if row is None:
+                return _begin_nothing(after or 0)
+            created_at, last_event_seq, processed_event_seq, delivered, head = row
+            name = name_log(created_at)
+            refusal = _judge_place(after, log, name, head)
+            if refusal is not None:
+                page = OutboxPage(effects=(), complete=True, head=head)
+                return OutboxSubscription(log=name, after=head, delivered_seq=delivered, page=page, refusal=refusal)
+            open_rows = (
+                self._database.execute_sql(OPEN_TURNS, (session_key, processed_event_seq)).fetchall()
+                if processed_event_seq < last_event_seq
+                else []
+            )
+            if after is None:
+                after = min(delivered, self._find_beginning(session_key, open_rows, default=delivered))
+            return OutboxSubscription(
+                log=name,
+                after=after,
+                delivered_seq=delivered,
+                page=self._read_log(session_key, after=after, limit=limit, head=head)
+                if after < head
+                else OutboxPage(effects=(), complete=True, head=head),
+                open_turns=tuple(
+                    OpenTurn(request_id=request_id, attempt=attempt) for _, request_id, attempt in open_rows
+                ),
+            )
+
+    def _find_beginning(self, session_key: str, open_rows: Sequence[tuple[Any, ...]], *, default: int) -> int:
+        """Return the place before the first effect of the first request that has not ended: before its `input`."""
+        if not open_rows:
+            return default
+        input_id = UUID(make_input_key(open_rows[0][0]))
+        row = self._database.execute_sql(EFFECT_PLACE, (input_id, session_key)).fetchone()
+        return row[0] - 1 if row is not None else default
+
     def read_heads(self, session_keys: Iterable[str]) -> Mapping[str, int]:
         """Return the last effect's `seq` of each of the sessions that exist."""
         return dict(self._database.execute_sql(HEADS, (make_text_array(session_keys),)))
@@ -154,6 +266,19 @@ class OutboxStore:
     def find_last_event_seqs(self, session_keys: Iterable[str]) -> Mapping[str, int]:
         """Return the event that each session's last effect belongs to; sessions without effects are missing."""
         return dict(self._database.execute_sql(LAST_EFFECT_EVENTS, (list(session_keys),)))
+
+
+def _begin_nothing(after: int) -> OutboxSubscription:
+    """Return the beginning of a subscription to a session that does not exist."""
+    refusal = SubscriptionRefusal.BEYOND_HEAD if after else None
+    page = OutboxPage(effects=(), complete=True, head=0)
+    return OutboxSubscription(log=NO_LOG, after=0, delivered_seq=0, page=page, refusal=refusal)
+
+
+def _judge_place(after: int | None, log: str | None, name: str, head: int) -> SubscriptionRefusal | None:
+    if after is not None and log not in (None, NO_LOG, name):
+        return SubscriptionRefusal.OTHER_LOG
+    return SubscriptionRefusal.BEYOND_HEAD if after is not None and after > head else None
 
 
 def _make_backlog(

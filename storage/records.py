@@ -7,6 +7,7 @@ What there is one of for each token is a msgspec struct, which is made in a tent
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
@@ -129,6 +130,66 @@ class OutboxBacklog:
     delivered_seq: int
     head_seq: int
     effects: tuple[OutboxEffect, ...]
+
+
+class SubscriptionRefusal(StrEnum):
+    """Why a subscription cannot begin where it was asked for."""
+
+    OTHER_LOG = "epoch"  # the place is one of another log of that name
+    BEYOND_HEAD = "beyond_head"  # the log does not go so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTurn:
+    """A user message that has no outcome yet.
+
+    Attributes:
+        request_id: None if its client gave none.
+        attempt: Which attempt at an answer is under way, from 1; 0 while it waits for its turn.
+    """
+
+    request_id: str | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxPage:
+    """Effects above a cursor, whatever their status.
+
+    Attributes:
+        effects: `seq` ascending; each stands for the effects from the one before it.
+        complete: True if there were no more.
+        head: The last effect that there was before the read.
+    """
+
+    effects: tuple[OutboxEffect, ...]
+    complete: bool
+    head: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxSubscription:
+    """What a subscription begins with, as of one instant.
+
+    Attributes:
+        log: The name of the session's log (`thread_records.name_log`); `NO_LOG` if there is none.
+        after: Where it begins.
+        delivered_seq: Every effect up to here was received by some connection.
+        page: The first effects above `after`; with `head`, the last one that there is.
+        open_turns: In their order.
+        refusal: Why it does not begin at all; None if it does.
+    """
+
+    log: str
+    after: int
+    delivered_seq: int
+    page: OutboxPage
+    open_turns: tuple[OpenTurn, ...] = ()
+    refusal: SubscriptionRefusal | None = None
+
+
+NO_LOG: Final = "0"
+"""The name of the log of a session in which nothing was ever said; a client may go on with it once there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,6 +395,14 @@ ReplyTo = object
 CANCEL_PREFIX = "cancel "
 """A cancel of request `r1` is stored under the request id `cancel r1`. The blank keeps it apart from every client's own
 ids, which cannot hold one; so the unique index finds a cancel that came before its request."""
+
+
+def make_input_key(event_id: UUID) -> str:
+    """Return the dedupe key of the effect that shows a user message: 32 hexadecimal digits.
+
+    Made of the event's id alone, so that whoever knows the event finds the effect, whose id it is, too.
+    """
+    return blake2b(event_id.bytes + b"input", digest_size=16).hexdigest()
 
 
 def counterpart_request_id(event: EventRecord) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import peewee
 
+from storage.records import OutboxEffect
 from storage.thread_records import (
     Answer,
     EndRow,
@@ -70,6 +71,17 @@ SELECT seq, CASE WHEN payload->>'type' = 'message' THEN payload - 'message' ELSE
 FROM measured
 WHERE bytes_before < %s
 ORDER BY seq DESC
+"""
+
+END = """
+SELECT effects.seq, effects.payload
+FROM sessions, LATERAL (
+    SELECT seq, payload FROM effects
+    WHERE effects.session_key = %s AND payload->>'type' IN ('message', 'error', 'cancelled')
+      AND (payload->>'eventSeq')::bigint = %s
+    ORDER BY seq DESC
+    LIMIT 1) AS effects
+WHERE sessions.processed_event_seq >= %s AND sessions.session_key = %s
 """
 
 QUESTIONS = """
@@ -153,6 +165,16 @@ class ThreadStore:
                 open_requests=open_requests,
                 before=ends[-1][0] if has_more else None,
             )
+
+    def find_end(self, session_key: str, event_seq: int) -> OutboxEffect | None:
+        """Return the effect that ended a request; None if it has not ended, or is not kept any more.
+
+        Args:
+            session_key: Whose.
+            event_seq: The request's event. What was said since is looked through, the latest first.
+        """
+        row = self._database.execute_sql(END, (session_key, event_seq, event_seq, session_key)).fetchone()
+        return None if row is None else OutboxEffect(seq=row[0], from_seq=row[0], payload=row[1])
 
     def _read_ends(self, session_key: str, before: int, limit: int) -> tuple[list[EndRow], bool]:
         """Return how requests ended, the latest first, and whether there are earlier ones."""

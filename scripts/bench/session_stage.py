@@ -13,7 +13,7 @@ from actors.director import SessionDirector
 from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import StartDelivery, StartDirector, SubmitUserMessage
 from actors.services import ActorSettings, ReadsPort, Services, WriterPort
-from storage.records import OutboxEffect
+from storage.records import OutboxEffect, OutboxSubscription
 
 Tell = Callable[[ActorAddress, object], None]
 
@@ -30,7 +30,16 @@ class NoConnections:
     def send_effects(self, connection_ids: Sequence[str], session_key: str, effects: Sequence[OutboxEffect]) -> None:
         """Drop them."""
 
-    def send_notice(self, connection_id: str, frame: Mapping[str, Any]) -> None:
+    def begin_thread(self, connection_id: str, session_key: str, beginning: OutboxSubscription) -> None:
+        """Drop it."""
+
+    def resync_thread(self, connection_id: str, session_key: str, refusal: OutboxSubscription) -> None:
+        """Drop it."""
+
+    def tell_caught_up(self, connection_id: str, session_key: str, seq: int) -> None:
+        """Drop it."""
+
+    def send_notice(self, connection_id: str, session_key: str, frame: Mapping[str, Any]) -> None:
         """Drop it."""
 
 

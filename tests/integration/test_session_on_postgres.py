@@ -20,8 +20,9 @@ from actors.delivery import DeliveryActor
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.session import SessionActor
 from actors.session_steps import step
+from server import bare_frames
 from server.config import Settings
-from server.connections import Connection
+from server.connection import Connection
 from server.node import Node
 from storage.records import SessionClaim, SessionClaimed
 from tests.integration.conftest import OpenWriter
@@ -74,7 +75,8 @@ class Client:
         self._node = node
         self._key = key
         self._is_closed = False
-        self.connection = Connection(uuid.uuid4().hex, self, node.report_taken)
+        self.connection = Connection(uuid.uuid4().hex, self, bare_frames, node)
+        node.connect(self.connection)
         node.attach(self.connection, (key,))
 
     def write_texts(self, texts: Sequence[bytes]) -> "asyncio.Future[None] | None":
@@ -94,6 +96,10 @@ class Client:
             frame = json.loads(text)
             self.on_frame(frame)
             self.frames.append(frame)
+
+    @property
+    def unsent_bytes(self) -> int:
+        return 0
 
     def close(self, code: int, reason: str) -> None:
         self._is_closed = True

@@ -160,8 +160,9 @@ class DeliveryPlay:
             backlog = self.outbox.read(delivered, self._page, ended_by=ended_by)
             read.answer = lambda route: attach(route, name, delivered=delivered, head=head, backlog=backlog)
         else:
-            found = self.outbox.read(read.after, self._page, ended_by=ended_by)
-            read.answer = lambda route: serve_page(route, name, found, complete=len(found) < self._page)
+            after = read.after
+            found = self.outbox.read(after, self._page, ended_by=ended_by)
+            read.answer = lambda route: serve_page(route, name, found, after=after, complete=len(found) < self._page)
 
     def answer_read(self, place: int) -> None:
         read = self.reads.pop(place)
@@ -184,7 +185,7 @@ class DeliveryPlay:
             if read.connection_id in self.attaching:
                 self.reads.append(PendingRead(read.connection_id, None))
         else:
-            self._apply(fail_read(self.route, read.connection_id))
+            self._apply(fail_read(self.route, read.connection_id, after=read.after))
 
     def take(self, name: str, seq: int) -> None:
         client = self.clients[name]

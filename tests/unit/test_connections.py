@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from tornado.iostream import StreamClosedError
 
-from server import close_codes
-from server.connections import MAX_NOTICE_BYTES, MAX_WRITE_BYTES, Connection, Connections
+from server import bare_frames, close_codes
+from server.connection import MAX_NOTICE_BYTES, MAX_WRITE_BYTES, Connection, EncodedEffect
+from server.connections import Connections
 from storage.records import OutboxEffect
 from tests.unit.clock_model import run_jumping, wait_until
 
@@ -39,6 +40,10 @@ class GatedSocket:
 
     def _take(self, texts: Sequence[bytes]) -> None:
         self.taken += [json.loads(text) for text in texts]
+
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(map(len, self._waiting[0])) if self._waiting is not None else 0
 
     def close(self, code: int, reason: str) -> None:
         self.closed.append((code, reason))
@@ -73,7 +78,13 @@ class Peer:
     def __init__(self, name: str = "c1") -> None:
         self.socket = GatedSocket()
         self.reports: list[tuple[str, str, int]] = []
-        self.connection = Connection(name, self.socket, lambda *report: self.reports.append(report))
+        self.connection = Connection(name, self.socket, bare_frames, self)
+
+    def report_taken(self, connection_id: str, session_key: str, seq: int) -> None:
+        self.reports.append((connection_id, session_key, seq))
+
+    def report_room(self, connection_id: str, session_key: str, seq: int) -> None:
+        raise AssertionError("bare connections always have room")
 
     def send(self, first: int, last: int, session_key: str = KEY) -> None:
         self.connection.send_effects(session_key, [make_token(seq) for seq in range(first, last + 1)])
@@ -88,8 +99,9 @@ def make_effect(seq: int) -> OutboxEffect:
     )
 
 
-def make_token(seq: int, value: str | None = None) -> tuple[bytes, int]:
-    return json.dumps({"type": "token", "value": value or str(seq)}).encode(), seq
+def make_token(seq: int, value: str | None = None) -> EncodedEffect:
+    text = json.dumps({"type": "token", "value": value or str(seq)}).encode()
+    return EncodedEffect(text=text, seq=seq, from_seq=seq)
 
 
 def notice(text: str) -> dict[str, Any]:
@@ -158,7 +170,7 @@ def test_sessions_are_reported_each_for_itself() -> None:
 
 def test_effect_that_is_not_shown_counts_as_taken() -> None:
     async def main(peer: Peer) -> None:
-        peer.connection.send_effects(KEY, [make_token(1), (None, 2)])
+        peer.connection.send_effects(KEY, [make_token(1), EncodedEffect(text=None, seq=2, from_seq=2)])
         await peer.idle()
         assert peer.socket.values == ["1"]
         assert peer.reports == [("c1", KEY, 2)]
@@ -267,7 +279,7 @@ def test_frames_that_come_together_are_written_together() -> None:
 
 def test_one_write_holds_a_bounded_number_of_bytes() -> None:
     async def main(peer: Peer) -> None:
-        size = len(make_token(1, "x" * 5000)[0])
+        size = len(make_token(1, "x" * 5000).text or b"")
         peer.connection.send_effects(KEY, [make_token(seq, "x" * 5000) for seq in range(1, 8)])
         peer.connection.send_effects(KEY, [make_token(8, "x" * 2 * MAX_WRITE_BYTES)])
         assert peer.socket.writes[:3] == [3 * size, 3 * size, size]
@@ -370,7 +382,7 @@ def test_frames_go_to_the_connection_they_name() -> None:
         for peer in (first, second):
             connections.add(peer.connection)
         connections.send_effects(["c1"], KEY, [make_effect(1)])
-        connections.send_notice("c2", notice("n"))
+        connections.send_notice("c2", KEY, notice("n"))
         await first.idle()
         await second.idle()
         assert (first.socket.values, second.socket.values) == (["1"], ["n"])
@@ -397,7 +409,7 @@ def test_connection_that_is_gone_is_passed_over() -> None:
         connections.remove("c1")
         connections.remove("c1")
         connections.send_effects(["c1"], KEY, [make_effect(1)])
-        connections.send_notice("c1", notice("n"))
+        connections.send_notice("c1", KEY, notice("n"))
         assert len(connections) == 0
         assert peer.socket.taken == []
 

@@ -58,7 +58,7 @@ def test_second_connection_begins_where_it_asked() -> None:
     route, _ = take(route, "b", 5)
     route, commands = attach(route, "a", delivered=5, head=5, backlog=(), asked_mark=2)
     assert commands == [ReadOutbox(connection_id="a", after=2)]
-    route, commands = serve_page(route, "a", make_effects(3, 5), complete=True)
+    route, commands = serve_page(route, "a", make_effects(3, 5), after=2, complete=True)
     assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(3, 5))]
     assert route.completed == 5
 
@@ -77,7 +77,7 @@ def test_effects_committed_since_the_backlog_was_read_follow() -> None:
     assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(1, 1))]
     route, commands = take(route, "a", 1)
     assert ReadOutbox(connection_id="a", after=1) in commands
-    route, commands = serve_page(route, "a", make_effects(2, 3), complete=True)
+    route, commands = serve_page(route, "a", make_effects(2, 3), after=1, complete=True)
     assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(2, 3))]
     assert route.subscribers["a"].is_live
 
@@ -95,7 +95,7 @@ def test_backlog_from_before_the_routes_mark_is_read_again() -> None:
     route = Route(session_key=KEY, head=54, completed=52)
     route, commands = attach(route, "a", delivered=51, head=54, backlog=(message,))
     assert commands == [ReadOutbox(connection_id="a", after=52)]
-    _, commands = serve_page(route, "a", make_effects(53, 54), complete=True)
+    _, commands = serve_page(route, "a", make_effects(53, 54), after=52, complete=True)
     assert commands == [SendEffects(connection_ids=("a",), effects=make_effects(53, 54))]
 
 
@@ -127,7 +127,7 @@ def test_effects_that_were_sent_are_not_sent_again() -> None:
 def test_gap_in_what_is_pushed_is_read_first() -> None:
     route, commands = commit(route_with(a=live()), make_effects(2, 3))
     assert commands == [ReadOutbox(connection_id="a", after=0)]
-    route, commands = serve_page(route, "a", make_effects(1, 1), complete=True)
+    route, commands = serve_page(route, "a", make_effects(1, 1), after=0, complete=True)
     assert commands == [
         SendEffects(connection_ids=("a",), effects=make_effects(1, 1)),
         SendEffects(connection_ids=("a",), effects=make_effects(2, 3)),
@@ -250,15 +250,15 @@ def test_connection_that_reads_starts_no_second_read() -> None:
 
 
 def test_failed_read_is_made_good_by_the_next_look() -> None:
-    route, commands = fail_read(route_with(a=Subscriber(cursor=2, taken=2, is_reading=True)), "a")
+    route, commands = fail_read(route_with(a=Subscriber(cursor=2, taken=2, is_reading=True)), "a", after=2)
     assert commands == []
     assert notice_head(route, 4)[1] == [ReadOutbox(connection_id="a", after=2)]
 
 
 def test_page_for_a_connection_that_left_is_dropped() -> None:
     route = Route(session_key=KEY)
-    assert serve_page(route, "gone", make_effects(1, 2), complete=True) == (route, [])
-    assert fail_read(route, "gone") == (route, [])
+    assert serve_page(route, "gone", make_effects(1, 2), after=0, complete=True) == (route, [])
+    assert fail_read(route, "gone", after=0) == (route, [])
     assert take(route, "gone", 2) == (route, [])
     assert detach(route, "gone") == (route, [])
 

@@ -1,0 +1,206 @@
+"""A connection of many threads, each at its own place in its log: protocol v1, and streams of events.
+
+    subscribe ──> expected ──begin_thread──> begun ──no room──> lacking ──room, one thread at a time──> begun
+                      └──── resync_thread ──> (gone)
+
+Whatever the actors hand over, what a client sees of a thread is gapless: an effect that does not join what it was sent
+before is passed over, and comes again from where it left off.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from server import close_codes
+from server.connection import Connection, DeliveryReports, Dialect, EncodedEffect, Socket
+from storage.records import OpenTurn, OutboxSubscription
+
+MAX_UNSENT_BYTES: Final = 1024 * 1024
+"""What is held for a slow reader, of all its threads together; the rest waits in the outbox."""
+
+STALL_S: Final = 30.0
+"""A connection whose socket takes nothing for so long is closed: its client resumes where it is, and better so than to
+hold what it does not read."""
+
+
+class ThreadDialect(Dialect, Protocol):
+    """A dialect that has places in a log."""
+
+    def add_from(self, text: bytes, from_seq: int, /) -> bytes:
+        """Return an effect's text with the first place that it stands for."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a connection is in a thread's log.
+
+    Attributes:
+        passed: The last effect that was queued, or need not be.
+        shown: The last effect that was queued.
+        replay_until: The last effect of the replay, until that is announced as complete; None afterwards.
+        is_begun: False until its subscription has begun.
+        lacks_room: True while effects beyond `passed` are passed over.
+    """
+
+    passed: int
+    shown: int
+    replay_until: int | None = None
+    is_begun: bool = False
+    lacks_room: bool = False
+
+
+class ThreadConnection(Connection):
+    """One client's connection, by the threads that it is subscribed to.
+
+    Args:
+        connection_id: Names it in messages.
+        socket: Where frames go.
+        dialect: How they are written.
+        reports: Where it says how far it is.
+        stall_s: When a socket that takes nothing is given up.
+    """
+
+    def __init__(
+        self,
+        connection_id: str,
+        socket: Socket,
+        dialect: ThreadDialect,
+        reports: DeliveryReports,
+        *,
+        stall_s: float = STALL_S,
+    ) -> None:
+        super().__init__(connection_id, socket, dialect, reports)
+        self._add_from: Callable[[bytes, int], bytes] = dialect.add_from
+        self._stall_s = stall_s
+        self._places: dict[str, _Place] = {}
+        self._lacking: dict[str, None] = {}  # threads that lack room, longest first
+
+    def __contains__(self, session_key: str) -> bool:
+        return session_key in self._places
+
+    def __len__(self) -> int:
+        """How many threads it is subscribed to, or about to be."""
+        return len(self._places)
+
+    def expect_thread(self, session_key: str, after: int | None) -> None:
+        """A subscription was asked for."""
+        self._places[session_key] = _Place(passed=after or 0, shown=after or 0)
+
+    def leave_thread(self, session_key: str) -> None:
+        """Queue no more of a thread."""
+        del self._places[session_key]
+        if session_key in self._lacking:
+            del self._lacking[session_key]
+            self._share_room()
+
+    def find_sent(self, session_key: str) -> int:
+        """Return the last effect of a thread that its client may have; the thread must be subscribed."""
+        return self._places[session_key].passed
+
+    def begin_thread(self, session_key: str, beginning: OutboxSubscription) -> None:
+        """Announce a subscription; its effects follow."""
+        place = self._places.get(session_key)
+        if place is None:
+            return
+        place.passed = place.shown = beginning.after
+        place.replay_until = beginning.page.head
+        place.is_begun = True
+        self.send_frame(make_ready(beginning), session_key)
+        self._announce_replay(session_key, place)
+
+    def resync_thread(self, session_key: str, refusal: OutboxSubscription) -> None:
+        """Tell the client that its place is not one of the log; it is not subscribed."""
+        if self._places.pop(session_key, None) is not None:
+            self.send_frame(make_resync(refusal), session_key)
+
+    def send_effects(self, session_key: str, effects: Sequence[EncodedEffect]) -> None:
+        """Queue those effects that come next, as far as there is room."""
+        place = self._places.get(session_key)
+        if self._closed or place is None or not place.is_begun:
+            return
+        for effect in effects:
+            if effect.seq <= place.passed:
+                continue
+            if place.lacks_room or effect.from_seq > place.passed + 1:
+                break
+            if not self._has_room(effect.text):
+                place.lacks_room = True
+                self._lacking[session_key] = None
+                break
+            self._show(session_key, place, effect)
+        self._announce_replay(session_key, place)
+        self._write()
+
+    def tell_caught_up(self, session_key: str, seq: int) -> None:
+        """Pass over what is gone of a thread, up to `seq`."""
+        place = self._places.get(session_key)
+        if place is None or not place.is_begun or place.lacks_room:
+            return
+        place.passed = max(place.passed, seq)
+        self._announce_replay(session_key, place)
+        self._share_room()
+
+    def _has_room(self, text: bytes | None) -> bool:
+        """Tell whether a text may be queued; one that is all there is may be of any size."""
+        return not self._unsent_bytes or self._unsent_bytes + len(text or b"") <= MAX_UNSENT_BYTES
+
+    def _show(self, session_key: str, place: _Place, effect: EncodedEffect) -> None:
+        text = effect.text if effect.origin != self.connection_id else None
+        if text is not None:
+            if place.shown + 1 != effect.seq:
+                text = self._add_from(text, place.shown + 1)
+            place.shown = effect.seq
+        place.passed = effect.seq
+        self._enqueue(text, session_key, effect.seq)
+
+    def _announce_replay(self, session_key: str, place: _Place) -> None:
+        if place.replay_until is not None and place.passed >= place.replay_until:
+            place.replay_until = None
+            self.send_frame({"type": "replay_complete", "seq": place.passed}, session_key)
+
+    def _report(self) -> None:
+        super()._report()
+        self._share_room()
+
+    def _share_room(self) -> None:
+        """Once all that was queued is taken, let the thread go on that has waited longest; the next one after it."""
+        if self._queue or self._written is not None or self._closed or not self._lacking:
+            return
+        session_key = next(iter(self._lacking))
+        del self._lacking[session_key]
+        place = self._places[session_key]
+        place.lacks_room = False
+        self._reports.report_room(self.connection_id, session_key, place.passed)
+
+    async def _wait_for(self, written: "asyncio.Future[None]") -> None:
+        """Wait until a write is taken, for as long as some of it is."""
+        while not written.done():
+            unsent_bytes = self._socket.unsent_bytes
+            await asyncio.wait((written,), timeout=self._stall_s)
+            if not written.done() and self._socket.unsent_bytes >= unsent_bytes:
+                self.close(close_codes.SLOW, f"nothing was read for {self._stall_s:g} s")
+                break
+        await written
+
+
+def make_ready(beginning: OutboxSubscription) -> Mapping[str, Any]:
+    """Return the frame that announces a subscription."""
+    return {
+        "type": "ready",
+        "epoch": beginning.log,
+        "after": beginning.after,
+        "head": beginning.page.head,
+        "active": [describe_open_turn(turn) for turn in beginning.open_turns],
+    }
+
+
+def describe_open_turn(turn: OpenTurn) -> Mapping[str, Any]:
+    """Return a request that has not ended as `ready` has it."""
+    about = {} if turn.request_id is None else {"requestId": turn.request_id}
+    return {**about, "attempt": turn.attempt, "state": "running" if turn.attempt else "waiting"}
+
+
+def make_resync(refusal: OutboxSubscription) -> Mapping[str, Any]:
+    """Return the frame that says that a subscription does not begin."""
+    return {"type": "resync", "epoch": refusal.log, "head": refusal.page.head, "reason": refusal.refusal}
