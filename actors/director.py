@@ -25,6 +25,7 @@ from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited, De
 
 from actors.base import BaseActor
 from actors.circuit import MAX_FAILURES, WINDOW_S, Circuit
+from actors.effect_frames import RETRY_AFTER_MS
 from actors.live_sessions import LiveSession, LiveSessions
 from actors.messages import (
     ConfirmClaim,
@@ -175,7 +176,14 @@ class SessionDirector(BaseActor):
         self.send(live.address, message)
 
     def _refuse(self, message: SubmitUserMessage | SubmitCancel, reason: str, *, code: str = "overloaded") -> None:
-        frame = {"type": "error", "code": code, "message": reason, "retryable": True}
+        frame = {
+            "type": "error",
+            "code": code,
+            "message": reason,
+            "retryable": True,
+            "terminal": False,
+            "retryAfterMs": RETRY_AFTER_MS,
+        }
         if message.request_id is not None:
             frame["requestId"] = message.request_id
         notice = NotifyConnection(connection_id=message.connection_id, session_key=message.session_key, frame=frame)

@@ -1,16 +1,24 @@
-"""The frames that a turn records as effects, as they are stored, and the keys that make them unique.
+"""The frames that a session records as effects, as they are stored, and the keys that make them unique.
 
-A stored frame holds what every dialect of the wire may need; `server.frames` picks from it. `eventSeq` names the
+A stored frame holds what every dialect of the wire may need; each picks from it. `eventSeq` names the
 event that the frame answers, in every frame.
 """
 
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from actors.agents.protocol import TokenUsage
 
 Frame = dict[str, Any]
+
+RETRY_AFTER_MS: Final = 1000
+"""When a client that was told to come back may do so: what is short now seldom lasts, and a second is no flood."""
+
+
+def make_input(*, event_seq: int, request_id: str | None, message: str, origin: str) -> Frame:
+    """What a user said; `origin` is the connection that it came by, which need not be shown it."""
+    return _frame("input", event_seq, 0, request_id, message=message, origin=origin)
 
 
 def make_token(*, event_seq: int, attempt: int, request_id: str | None, value: str) -> Frame:

@@ -10,6 +10,7 @@ from thespian.actors import ActorAddress, ActorExitRequest
 
 from actors.agents.protocol import Turn
 from actors.base import BaseActor
+from actors.effect_frames import RETRY_AFTER_MS
 from actors.messages import (
     AgentFailed,
     AgentFinished,
@@ -185,7 +186,7 @@ class SessionActor(BaseActor):
                 if self._runner is not None:
                     self._runner.hold(command.hold)
             case Accepted():
-                self._log_accepted(command)
+                self._accept(command)
             case TurnConcluded():
                 self._log_concluded(command)
             case RefuseRequest():
@@ -258,7 +259,10 @@ class SessionActor(BaseActor):
             "code": refusal.code,
             "message": refusal.message,
             "retryable": refusal.retryable,
+            "terminal": False,
         }
+        if refusal.retryable:
+            frame["retryAfterMs"] = RETRY_AFTER_MS
         if refusal.request_id is not None:
             frame["requestId"] = refusal.request_id
         self._notify(refusal.connection_id, frame)
@@ -266,6 +270,21 @@ class SessionActor(BaseActor):
     def _notify(self, connection_id: str, frame: Mapping[str, Any]) -> None:
         notice = NotifyConnection(connection_id=connection_id, session_key=self._start.session_key, frame=frame)
         self.send(self._start.delivery, notice)
+
+    def _accept(self, command: Accepted) -> None:
+        message = command.message
+        frame: dict[str, Any] = {
+            "type": "accepted",
+            "eventSeq": command.event_seq,
+            "position": command.position,
+            "duplicate": command.duplicate,
+            "finished": command.finished,
+        }
+        if message.request_id is not None:
+            frame["requestId"] = message.request_id
+        self._notify(message.connection_id, frame)
+        if not command.duplicate:
+            self._log_accepted(command)
 
     def _leave(self, command: Leave) -> None:
         log.warning(

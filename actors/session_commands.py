@@ -51,11 +51,20 @@ class Publish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A message is committed."""
+    """Tell the client that its message is committed.
+
+    Attributes:
+        event_seq: Its event.
+        position: Its place among those that wait, from 1; 0 if its turn has begun, or ended.
+        duplicate: True if it was committed before.
+        finished: True if it has ended already.
+    """
 
     message: SubmitUserMessage
     event_seq: int
     position: int
+    duplicate: bool = False
+    finished: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

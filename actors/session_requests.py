@@ -14,13 +14,36 @@ MAX_WAITING_CANCELS: Final = 64
 
 
 def take_user_message(state: SessionState, message: SubmitUserMessage) -> tuple[SessionState, list[Command]]:
-    """Let a message wait for the next write, if not too many wait already."""
+    """Let a message wait for the next write, if it may wait, and not too many do already.
+
+    A repeat of a request that is under way always may: it will be found to be one.
+    """
+    if _is_under_way(state, message.request_id):
+        return replace(state, inbox=(*state.inbox, message)), []
+    if message.reject_if_busy and not _is_free(state):
+        return state, [refuse(message, "busy", "this thread is answering another message", retryable=True)]
     # While claiming it is not known yet whether a turn will run, so one more may wait then.
     limit = state.queue_limit + (0 if state.turn is not None else 1)
     if state.waiting_count >= limit:
         text = f"{state.waiting_count} messages of this thread are waiting already"
         return state, [refuse(message, "busy", text, retryable=True)]
     return replace(state, inbox=(*state.inbox, message)), []
+
+
+def _is_free(state: SessionState) -> bool:
+    """Tell whether a message's turn would begin at once; while claiming that is not known yet, and is asked again."""
+    return state.turn is None and not state.waiting_count
+
+
+def _is_under_way(state: SessionState, request_id: str | None) -> bool:
+    """Tell whether a request has been taken by this actor, and has not ended."""
+    if request_id is None:
+        return False
+    turns = (*((state.turn,) if state.turn is not None else ()), *state.queue)
+    submitted = (*(state.in_flight.submitted if state.in_flight is not None else ()), *state.inbox)
+    return any(turn.request_id == request_id for turn in turns) or any(
+        isinstance(message, SubmitUserMessage) and message.request_id == request_id for message in submitted
+    )
 
 
 def take_cancel(state: SessionState, message: SubmitCancel) -> tuple[SessionState, list[Command]]:
@@ -62,9 +85,10 @@ def answer_duplicate(
         return []
     if stored.type is not EventType.USER_MESSAGE or stored.payload.get("message") != submitted.text:
         return [refuse(submitted, "conflict", "requestId: was used for another message in this thread")]
-    if stored.seq <= state.processed_event_seq:
-        return [_refuse_ended(submitted)]
-    return []
+    waiting = [turn.event_seq for turn in state.queue]
+    position = waiting.index(stored.seq) + 1 if stored.seq in waiting else 0
+    finished = stored.seq <= state.processed_event_seq
+    return [Accepted(message=submitted, event_seq=stored.seq, position=position, duplicate=True, finished=finished)]
 
 
 def _refuse_ended(submitted: SubmitUserMessage | SubmitCancel) -> RefuseRequest:

@@ -20,6 +20,7 @@ from actors.effect_frames import (
     make_cancelled,
     make_dedupe_key,
     make_error,
+    make_input,
     make_message,
     make_restarted,
     make_token,
@@ -38,6 +39,7 @@ from storage.records import (
     TurnEnd,
     TurnStart,
     TurnStatus,
+    make_input_key,
 )
 
 MAX_ATTEMPTS: Final = 3
@@ -59,6 +61,22 @@ class _Draft:
     turn_ends: list[TurnEnd] = field(default_factory=list)
     checkpoint: CheckpointRecord | None = None
     commands: list[Command] = field(default_factory=list)
+
+    def add_input(self, submitted: SubmitUserMessage, event_seq: int) -> None:
+        """Append the effect that shows a message to the user's other devices."""
+        self.effects.append(
+            EffectRecord(
+                seq=self.state.last_effect_seq + len(self.effects) + 1,
+                type=EffectType.SEND_MESSAGE,
+                payload=make_input(
+                    event_seq=event_seq,
+                    request_id=submitted.request_id,
+                    message=submitted.text,
+                    origin=submitted.connection_id,
+                ),
+                dedupe_key=make_input_key(submitted.event_id),
+            )
+        )
 
     def add_effects(
         self, turn: RunningTurn, frames: Sequence[Frame], *, checkpoint_id: UUID | None = None
@@ -171,6 +189,7 @@ def _draft_events(draft: _Draft, inbox: tuple[SubmitUserMessage | SubmitCancel, 
                     request_id=submitted.request_id,
                 )
             )
+            draft.add_input(submitted, seq)
             draft.queue.append(
                 WaitingTurn(
                     event_seq=seq,

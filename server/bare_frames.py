@@ -73,10 +73,23 @@ BARE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 
 def encode_bare(frame: Mapping[str, Any]) -> bytes | None:
     """Return the UTF-8 text of a stored frame or a notice in the bare dialect; None if that has no such frame."""
+    if frame["type"] == "accepted" and frame.get("finished"):
+        frame = _tell_finished(frame)
     keys = BARE_KEYS.get(frame["type"])
     if keys is None:
         return None
     return _encoder.encode({key: frame[key] for key in keys if key in frame})
+
+
+def _tell_finished(accepted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a client of this dialect is told of a repeat of a request that has ended: its answer will not come."""
+    return {
+        **accepted,
+        "type": "error",
+        "code": "already_finished",
+        "message": "this request has ended already",
+        "retryable": False,
+    }
 
 
 def encode_effect(_key: SessionKey, payload: Mapping[str, Any], _seq: int) -> bytes | None:

@@ -12,9 +12,10 @@ from typing import Any, Final
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError
 
+from actors.effect_frames import RETRY_AFTER_MS
 from actors.routing import Receipt
 from server import v1_frames
-from server.frames import MAX_SEQ, RETRY_AFTER_MS
+from server.frames import MAX_SEQ
 from server.json_handler import JsonHandler, Problem, check_key_part
 from server.node import Node
 from server.ping_wheel import PingWheel

@@ -16,9 +16,6 @@ KEY_PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 """Printable ASCII without blanks: storage keeps ids of its own apart by a blank."""
 
-RETRY_AFTER_MS: Final = 1000
-"""When a client that was told to come back may do so: what is short now seldom lasts, and a second is no flood."""
-
 
 class FrameError(Exception):
     """Raised when a client's frame is refused.

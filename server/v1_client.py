@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, assert_never
 
+from actors.effect_frames import RETRY_AFTER_MS
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.routing import Receipt
 from server import v1_frames
 from server.connection import Socket
 from server.frame_rate import FrameRate
-from server.frames import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, RETRY_AFTER_MS, FrameError
+from server.frames import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, FrameError
 from server.node import Node
 from server.ping_wheel import PING_INTERVAL_S
 from server.thread_connection import ThreadConnection

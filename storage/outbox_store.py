@@ -39,7 +39,10 @@ PAGE_BYTES: Final = 256 * 1024
 # Read in index order and cut by rows and by bytes, so a page costs the same however much lies beyond it.
 UNDELIVERED = """
 WITH begun AS (
-    SELECT (payload->>'eventSeq')::bigint AS event_seq FROM effects WHERE session_key = %s AND seq = %s
+    SELECT (payload->>'eventSeq')::bigint AS event_seq FROM effects
+    WHERE session_key = %s AND seq <= %s AND payload->>'type' <> 'input'
+    ORDER BY seq DESC
+    LIMIT 1
 ), page AS (
     SELECT seq, payload FROM effects
     WHERE session_key = %s AND seq > %s
@@ -100,7 +103,7 @@ SELECT wanted.session_key, latest.event_seq
 FROM unnest(%s::text[]) AS wanted (session_key)
 CROSS JOIN LATERAL (
     SELECT (payload->>'eventSeq')::bigint AS event_seq FROM effects
-    WHERE effects.session_key = wanted.session_key
+    WHERE effects.session_key = wanted.session_key AND payload->>'type' <> 'input'
     ORDER BY seq DESC LIMIT 1) AS latest
 """
 
@@ -264,7 +267,10 @@ class OutboxStore:
         return dict(self._database.execute_sql(HEADS, (make_text_array(session_keys),)))
 
     def find_last_event_seqs(self, session_keys: Iterable[str]) -> Mapping[str, int]:
-        """Return the event that each session's last effect belongs to; sessions without effects are missing."""
+        """Return the event that each session's last effect answers; sessions without any are missing.
+
+        What users said is no answer.
+        """
         return dict(self._database.execute_sql(LAST_EFFECT_EVENTS, (list(session_keys),)))
 
 

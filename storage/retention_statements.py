@@ -105,7 +105,8 @@ WHERE sessions.session_key = span.session_key AND sessions.compacted_effect_seq 
 """
 
 # Events without a turn, cancels, go by their own age. An answer that was delivered or given up only lately stays: who
-# has just fetched it may ask for it again. Only as many effects are looked at as are deleted at a time.
+# has just fetched it may ask for it again. What was said while another answer was under way comes before its end: of
+# inputs, it is their answers' effects that tell. Only as many effects are looked at as are deleted at a time.
 FIND_OLD_EVENTS: Final = """
 SELECT span.session_key, kept.seq - 1
 FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
@@ -125,6 +126,7 @@ CROSS JOIN LATERAL (
          ORDER BY events.seq LIMIT 1),
         (SELECT (payload->>'eventSeq')::bigint FROM effects
          WHERE effects.session_key = span.session_key AND effects.seq > span.delivered_seq
+           AND effects.payload->>'type' <> 'input'
          ORDER BY effects.seq LIMIT 1),
         (SELECT min(early.event_seq) FROM (
              SELECT (payload->>'eventSeq')::bigint AS event_seq, effects.updated_at FROM effects
