@@ -1,6 +1,7 @@
 """A director, its sessions' actors and their agents, on a loop whose clock jumps; storage is the model of sessions."""
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import NotifyConnection, StartDirector, SubmitCancel, SubmitUserMessage
 from actors.services import ActorSettings, Services
 from actors.session import SessionActor
+from server.bare_frames import encode_bare
 from server.intake import IntakeMeter
 from storage.records import SessionClaim, SessionWrite
 from tests.unit.clock_model import run_jumping
@@ -22,7 +24,7 @@ from tests.unit.session_model import StoredSession
 
 
 class Heard(BaseActor):
-    """In place of delivery: keeps what clients are told outside the outbox."""
+    """In place of delivery: keeps what clients of the bare dialect are told outside the outbox."""
 
     frames: list[dict[str, Any]]
 
@@ -30,7 +32,9 @@ class Heard(BaseActor):
         self.frames = message
 
     def receiveMsg_NotifyConnection(self, message: NotifyConnection, _sender: ActorAddress) -> None:
-        self.frames.append(dict(message.frame))
+        text = encode_bare(message.frame)
+        if text is not None:
+            self.frames.append(json.loads(text))
 
     def receiveUnrecognizedMessage(self, message: object, sender: ActorAddress) -> None:
         pass

@@ -43,6 +43,7 @@ from storage.records import (
     WriteFenced,
     WriteRefused,
     counterpart_request_id,
+    make_input_key,
 )
 
 KEY = "ann:echo:main"
@@ -62,6 +63,11 @@ class StoredSession:
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     turns: dict[tuple[int, int], TurnStatus] = field(default_factory=dict)
     epochs: list[tuple[int, int]] = field(default_factory=list)  # of each write applied: its own, the highest granted
+
+    @property
+    def answers(self) -> list[EffectRecord]:
+        """All effects but the inputs."""
+        return [effect for effect in self.effects if effect.payload["type"] != "input"]
 
     @property
     def checkpoint(self) -> Any:
@@ -84,7 +90,7 @@ class StoredSession:
                 last_effect_seq=len(self.effects),
                 unprocessed=unprocessed,
                 attempts=attempts,
-                shown_event_seq=self.effects[-1].payload["eventSeq"] if self.effects else 0,
+                shown_event_seq=self.answers[-1].payload["eventSeq"] if self.answers else 0,
                 checkpoint=self.checkpoint,
                 earlier=self._find_counterparts(unprocessed),
             )
@@ -185,16 +191,21 @@ class StoredSession:
         assert [event.seq for event in self.events] == list(range(1, len(self.events) + 1))
         assert [effect.seq for effect in self.effects] == list(range(1, len(self.effects) + 1))
         assert all(len(effect.dedupe_key) == 32 and UUID(effect.dedupe_key) for effect in self.effects)
-        order = [effect.payload["eventSeq"] for effect in self.effects]
+        order = [effect.payload["eventSeq"] for effect in self.answers]
         assert order == sorted(order), "turns mix, or are answered out of order"
         for event in self.events:
             self._check_event(event)
 
     def _check_event(self, event: EventRecord) -> None:
-        frames = [effect.payload for effect in self.effects if effect.payload["eventSeq"] == event.seq]
+        frames = [effect.payload for effect in self.answers if effect.payload["eventSeq"] == event.seq]
+        inputs = [effect for effect in self.effects if effect.payload["eventSeq"] == event.seq][: -len(frames) or None]
         if event.type is EventType.CANCEL:
             assert not frames
+            assert not inputs
             return
+        assert [(effect.payload["type"], effect.payload["message"], effect.dedupe_key) for effect in inputs] == [
+            ("input", event.payload["message"], make_input_key(event.id))
+        ], "a message is shown once, and before its answer"
         ends = [frame for frame in frames if frame["type"] in TERMINAL]
         assert len(ends) <= 1
         assert ends == frames[len(frames) - len(ends) :], "something follows the outcome"
@@ -339,7 +350,7 @@ class SessionPlay:
         self.published_seq = claimed.snapshot.last_effect_seq
         self.tell(claimed)
 
-    def say(self, text: str, request_id: str | None = None) -> SubmitUserMessage:
+    def say(self, text: str, request_id: str | None = None, *, reject_if_busy: bool = False) -> SubmitUserMessage:
         number = len(self.submissions) + 1
         message = SubmitUserMessage(
             session_key=KEY,
@@ -348,6 +359,7 @@ class SessionPlay:
             request_id=request_id,
             text=text,
             submitted_at_s=self.now_s,
+            reject_if_busy=reject_if_busy,
         )
         self.submissions[message.connection_id] = message
         self.own_ids.append(message.event_id)
@@ -419,7 +431,8 @@ class SessionPlay:
     def break_down(self) -> None:
         """The actor fails at something that concerns nobody here, and storage still has its write."""
         if not self.has_failed:
-            self._fail([])
+            with self.sound():
+                self._fail([])
 
     def run_on(self) -> None:
         """Let storage answer and the agent finish, until this actor is idle or has left."""
@@ -452,16 +465,16 @@ class SessionPlay:
 
     @property
     def shown(self) -> list[tuple[str, str]]:
-        """Stored frames in short: type, and text or code."""
+        """Stored frames of answers in short: type, and text or code."""
         return [
             (frame["type"], frame.get("value") or frame.get("code") or frame.get("message") or "")
-            for frame in (effect.payload for effect in self.stored.effects)
+            for frame in (effect.payload for effect in self.stored.answers)
         ]
 
     def codes(self, submitted: SubmitUserMessage | SubmitCancel) -> list[str]:
-        """How a submission was answered: `accepted`, or the code of its refusal."""
+        """How a submission was answered: `accepted`, `repeated`, `repeated_finished`, or the code of its refusal."""
         return [
-            "accepted" if isinstance(answer, Accepted) else answer.code
+            name_acceptance(answer) if isinstance(answer, Accepted) else answer.code
             for answer in self.answers[submitted.connection_id]
         ]
 
@@ -491,6 +504,12 @@ class SessionPlay:
                     low, self.published_seq = self.published_seq, self.published_seq + len(command.effects)
                     assert tuple(self.stored.effects[low : self.published_seq]) == command.effects, "I4"
                     self.published += command.effects
+                case Accepted() if command.duplicate:
+                    stored = self.stored.events[command.event_seq - 1]
+                    assert stored.id != command.message.event_id
+                    assert stored.request_id == command.message.request_id
+                    assert stored.payload["message"] == command.message.text
+                    self.answers[command.message.connection_id].append(command)
                 case Accepted():
                     assert self.stored.events[command.event_seq - 1].id == command.message.event_id
                     assert command.message.event_id > self.last_accepted, "one message overtook another"
@@ -522,3 +541,9 @@ class SessionPlay:
         assert turn.run != self.last_run
         self.agent, self.last_run, self.is_held = turn, turn.run, False
         self.runs.append((turn.event_seq, turn.attempt))
+
+
+def name_acceptance(accepted: Accepted) -> str:
+    if accepted.duplicate:
+        return "repeated_finished" if accepted.finished else "repeated"
+    return "accepted"

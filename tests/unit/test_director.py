@@ -80,7 +80,7 @@ def test_conversation_continues_after_its_actor_left() -> None:
         for _ in range(3):
             stage.say("ann")
             await asyncio.sleep(100)
-        texts = [e.payload["message"] for e in stage.storage.sessions["ann:echo:t"].effects if "message" in e.payload]
+        texts = [e.payload["message"] for e in stage.storage.sessions["ann:echo:t"].answers if "message" in e.payload]
         assert texts == ["1", "2", "3"]
         assert stage.storage.claims == ["ann:echo:t"] * 3
 

@@ -19,6 +19,7 @@ from storage.records import (
     WriteDuplicated,
     WriteFenced,
     WriteRefused,
+    make_input_key,
 )
 from tests.unit.session_model import KEY, SessionPlay
 
@@ -65,7 +66,8 @@ def in_flight(play: SessionPlay) -> SessionWrite:
 
 
 def frames_of(write: SessionWrite) -> list[Any]:
-    return [effect.payload for effect in write.effects]
+    """Of answers."""
+    return [effect.payload for effect in write.effects if effect.payload["type"] != "input"]
 
 
 # A message
@@ -82,7 +84,42 @@ def test_message_to_idle_session_becomes_one_write() -> None:
     assert write.events[0].request_id == "r1"
     assert write.turn_starts == (TurnStart(event_seq=1, attempt=1),)
     assert (write.epoch, write.base_event_seq, write.base_effect_seq, write.processed_event_seq) == (1, 0, 0, 0)
-    assert (write.effects, write.turn_ends, write.checkpoint) == ((), (), None)
+    assert (frames_of(write), write.turn_ends, write.checkpoint) == ([], (), None)
+
+
+def test_message_is_shown_to_other_devices_with_its_event() -> None:
+    play = start_running()
+    other = play.say("meanwhile", "r2")
+    play.stream("a")
+    write = in_flight(play)
+    assert [effect.payload for effect in write.effects] == [
+        {
+            "type": "input",
+            "eventSeq": 2,
+            "attempt": 0,
+            "requestId": "r2",
+            "message": "meanwhile",
+            "origin": other.connection_id,
+        }
+    ]
+    assert write.effects[0].dedupe_key == make_input_key(other.event_id)
+
+
+def test_what_is_said_in_an_answer_comes_before_its_next_tokens() -> None:
+    play = start_running()
+    play.stream("a", "b")
+    play.say("meanwhile")
+    play.commit()
+    assert [effect.payload["type"] for effect in in_flight(play).effects] == ["input", "token"]
+
+
+def test_repeated_message_is_shown_once() -> None:
+    play = start_running()
+    play.say("hello", "r1")
+    play.settle()
+    play.say("hello", "r1")
+    play.settle()
+    assert [effect.payload["type"] for effect in play.stored.effects].count("input") == 1
 
 
 def test_nothing_is_answered_or_run_before_commit() -> None:
@@ -105,6 +142,59 @@ def test_accepted_tells_seq_and_place_in_line() -> None:
         (3, 2),
         (4, 3),
     ]
+
+
+def test_repeat_tells_the_place_of_the_first() -> None:
+    play = start_running()
+    play.say("two", "r2")
+    play.say("three", "r3")
+    play.commit_all()
+    again = play.say("three", "r3")
+    play.commit_all()
+    answer = play.answers[again.connection_id][0]
+    assert isinstance(answer, Accepted)
+    assert (answer.event_seq, answer.position, answer.duplicate, answer.finished) == (3, 2, True, False)
+
+
+def test_message_that_will_not_wait_runs_when_nothing_does() -> None:
+    play = start()
+    message = play.say("hello", "r1", reject_if_busy=True)
+    play.commit()
+    assert play.codes(message) == ["accepted"]
+
+
+def test_message_that_will_not_wait_is_refused_behind_another() -> None:
+    play = start_running()
+    message = play.say("impatient", "r2", reject_if_busy=True)
+    assert play.codes(message) == ["busy"]
+    play.settle()
+    assert [event.payload["message"] for event in play.stored.events] == ["hello"]
+
+
+def test_impatience_is_judged_once_the_claim_is_granted() -> None:
+    play = start_running()
+    play.begin_anew()
+    message = play.say("impatient", "r2", reject_if_busy=True)
+    assert play.codes(message) == []
+    play.grant_claim()
+    assert play.codes(message) == ["busy"]
+
+
+def test_two_that_will_not_wait_are_not_both_taken() -> None:
+    play = SessionPlay()
+    first, second = (play.say("impatient", name, reject_if_busy=True) for name in ("r1", "r2"))
+    play.grant_claim()
+    play.settle()
+    assert [play.codes(message) for message in (first, second)] == [["accepted"], ["busy"]]
+
+
+def test_repeat_of_a_running_request_is_never_busy() -> None:
+    play = start_running(queue_limit=1)
+    play.say("waiting", "r2")
+    play.commit_all()
+    repeats = [play.say("hello", "r1", reject_if_busy=True), play.say("waiting", "r2")]
+    play.commit_all()
+    assert [play.codes(again) for again in repeats] == [["repeated"], ["repeated"]]
 
 
 def test_messages_before_the_claim_wait_for_it() -> None:
@@ -169,15 +259,15 @@ def test_equal_tokens_have_different_dedupe_keys() -> None:
     play = start_running(coalesce_tokens=False)
     play.stream("ha", "ha", "ha")
     play.commit_all()
-    assert len({effect.dedupe_key for effect in play.stored.effects}) == 3
+    assert len({effect.dedupe_key for effect in play.stored.answers}) == 3
 
 
 def test_effects_are_published_only_after_commit() -> None:
     play = start_running()
     play.stream("a")
-    assert play.published == []
-    play.commit()
     assert [effect.seq for effect in play.published] == [1]
+    play.commit()
+    assert [effect.seq for effect in play.published] == [1, 2]
 
 
 def test_tokens_of_an_earlier_run_are_ignored() -> None:
@@ -605,11 +695,11 @@ def test_second_cancel_of_a_request_is_no_news() -> None:
 # Requests that are known
 
 
-def test_same_request_while_it_runs_is_no_news() -> None:
+def test_same_request_while_it_runs_is_told_so() -> None:
     play = start_running()
     again = play.say("hello", "r1")
     assert isinstance(play.commit(), WriteDuplicated)
-    assert play.codes(again) == []
+    assert play.codes(again) == ["repeated"]
     assert play.agent is not None
     play.settle()
     assert len(play.stored.events) == 1
@@ -620,7 +710,7 @@ def test_same_request_after_its_end_is_answered() -> None:
     play.settle()
     again = play.say("hello", "r1")
     play.settle()
-    assert play.codes(again) == ["already_finished"]
+    assert play.codes(again) == ["repeated_finished"]
     assert len(play.stored.events) == 1
 
 
@@ -639,7 +729,12 @@ def test_duplicate_leaves_the_others_of_its_write() -> None:
     cancel = play.cancel("r3")
     nameless = play.say("nameless")
     play.settle()
-    assert [play.codes(message) for message in (fresh, known, cancel, nameless)] == [["accepted"], [], [], ["accepted"]]
+    assert [play.codes(message) for message in (fresh, known, cancel, nameless)] == [
+        ["accepted"],
+        ["repeated"],
+        [],
+        ["accepted"],
+    ]
     assert [event.payload.get("message") for event in play.stored.events] == ["hello", "fresh", None, "nameless"]
 
 
@@ -746,7 +841,7 @@ def test_repeats_of_a_finished_request_are_all_answered() -> None:
     play.say("nameless")
     first, again = play.say("hello", "r1"), play.say("hello", "r1")
     play.settle()
-    assert [play.codes(first), play.codes(again)] == [["already_finished"], ["already_finished"]]
+    assert [play.codes(first), play.codes(again)] == [["repeated_finished"], ["repeated_finished"]]
 
 
 def test_repeat_behind_a_conflict_is_judged_by_itself() -> None:
@@ -754,7 +849,7 @@ def test_repeat_behind_a_conflict_is_judged_by_itself() -> None:
     play.stream("a")
     other, again = play.say("something else", "r1"), play.say("hello", "r1")
     play.settle()
-    assert [play.codes(other), play.codes(again)] == [["conflict"], []]
+    assert [play.codes(other), play.codes(again)] == [["conflict"], ["repeated"]]
 
 
 def test_same_request_during_claim_is_stored_once() -> None:
@@ -934,7 +1029,7 @@ def test_idle_actor_confirms_its_claim_by_an_empty_write() -> None:
     assert (write.events, write.effects, write.turn_starts, write.turn_ends) == ((), (), (), ())
     message = play.say("second")
     play.commit()
-    assert (len(play.stored.events), len(play.stored.effects), play.stored.processed_event_seq) == (1, 2, 1)
+    assert (len(play.stored.events), len(play.stored.effects), play.stored.processed_event_seq) == (1, 3, 1)
     assert play.codes(message) == []
     play.settle()
     assert play.codes(message) == ["accepted"]
@@ -1041,7 +1136,7 @@ def test_messages_of_a_failed_actors_unwritten_write_are_answered() -> None:
     play, known, new = fail_with_a_known_and_a_new_message()
     assert (play.codes(known), play.codes(new)) == ([], [])
     assert isinstance(play.commit(), WriteDuplicated)
-    assert (play.codes(known), play.codes(new)) == (["already_finished"], ["internal"])
+    assert (play.codes(known), play.codes(new)) == (["repeated_finished"], ["internal"])
     assert play.left is not None
 
 
@@ -1065,7 +1160,7 @@ def test_failed_actor_shows_what_its_last_write_stored() -> None:
     play.stream("a")
     play.break_down()
     play.commit()
-    assert [effect.payload["value"] for effect in play.published] == ["a"]
+    assert [effect.payload.get("value") for effect in play.published] == [None, "a"]
 
 
 def test_late_cancel_is_told_so_by_a_failed_actor() -> None:
@@ -1112,7 +1207,7 @@ def test_answers_decided_before_a_failure_are_given() -> None:
     play.stream("b")
     play.fails_in = 1
     assert isinstance(play.commit(), WriteDuplicated)
-    assert (play.codes(known), play.codes(new)) == (["already_finished"], ["internal"])
+    assert (play.codes(known), play.codes(new)) == (["repeated_finished"], ["internal"])
 
 
 def test_agent_that_was_never_asked_is_not_stopped() -> None:

@@ -171,11 +171,11 @@ class SessionMachine(RuleBasedStateMachine):
                 self._check_repetition(submitted, outcome.known)
 
     def _check_repetition(self, submitted: SubmitUserMessage | SubmitCancel, known: tuple[EventRecord, ...]) -> None:
-        """I10: who says again what has ended is told so; what has not, ends by itself."""
+        """I10: who says again what has ended is told so, and so is who says again what has not."""
         for event in known:
             if isinstance(submitted, SubmitUserMessage) and event.request_id == submitted.request_id:
                 has_ended = event.seq <= self.stored.processed_event_seq
-                expected = ["already_finished"] if has_ended else []
+                expected = ["repeated_finished" if has_ended else "repeated"]
                 assert self.play.codes(submitted) == (
                     expected if event.payload["message"] == submitted.text else ["conflict"]
                 )
@@ -254,7 +254,12 @@ class SessionMachine(RuleBasedStateMachine):
         for answers in self.play.answers.values():
             for answer in answers:
                 if isinstance(answer, Accepted):
-                    assert self.seen_events[answer.event_seq - 1].id == answer.message.event_id
+                    event = self.seen_events[answer.event_seq - 1]
+                    assert answer.duplicate is (event.id != answer.message.event_id)
+                    assert (event.request_id, event.payload["message"]) == (
+                        answer.message.request_id,
+                        answer.message.text,
+                    )
 
     @invariant()
     def effects_stay_as_they_are(self) -> None:
