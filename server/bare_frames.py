@@ -82,7 +82,7 @@ def encode_bare(frame: Mapping[str, Any]) -> bytes | None:
 
 
 def _tell_finished(accepted: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a client of this dialect is told of a repeat of a request that has ended: its answer will not come."""
+    """Return what a client is told of a repeat of a request that has ended: no answer will come."""
     return {
         **accepted,
         "type": "error",
