@@ -25,7 +25,7 @@ def test_rows_are_contiguous_completed_and_with_checkpoint(server: ServerProcess
     assert database.query("SELECT seq, type FROM events WHERE session_key = %s", key) == [(1, "user_message")]
     effects = database.query("SELECT seq, type, payload->>'type' FROM effects WHERE session_key = %s ORDER BY seq", key)
     assert {kind for _, kind, _ in effects} == {"send_message"}
-    assert [frame for _, _, frame in effects] == ["token"] * (len(effects) - 1) + ["message"]
+    assert [frame for _, _, frame in effects] == ["input", *["token"] * (len(effects) - 2), "message"]
     checkpoints = database.query(
         """
         SELECT event_seq, EXISTS (SELECT FROM effects WHERE effects.checkpoint_id = checkpoints.checkpoint_id)

@@ -26,9 +26,9 @@ def test_delivered_answer_is_compacted_to_its_message(forgetful_server: ServerPr
     with connect(forgetful_server, thread, agentId="metronome") as client:
         answer = client.ask(make_schedule(40))
         assert len(answer.tokens) == 40
-        wait_until(lambda: database.query(STATUSES, key) == [("message", "completed")])
+        wait_until(lambda: database.query(STATUSES, key) == [("input", "completed"), ("message", "completed")])
         assert client.ask(make_schedule(3)).end["message"] == make_ticks(3)
-    [(text,)] = database.query("SELECT payload->>'message' FROM effects WHERE session_key = %s AND seq = 41", key)
+    [(text,)] = database.query("SELECT payload->>'message' FROM effects WHERE session_key = %s AND seq = 42", key)
     assert text == make_ticks(40)
     wait_until(lambda: "Swept the storage: compacted 40 tokens" in forgetful_server.read_log())
 
@@ -53,4 +53,4 @@ def test_old_conversation_is_deleted_and_goes_on(servers: Servers, agents_file: 
         wait_until(lambda: server.database.count_rows(key) == kept)
         assert client.ask(make_schedule(2), requestId="r2").end["message"] == make_ticks(2)
     counters = "SELECT last_event_seq, last_effect_seq FROM sessions WHERE session_key = %s"
-    assert server.database.query(counters, key) == [(2, 8)]
+    assert server.database.query(counters, key) == [(2, 10)]
