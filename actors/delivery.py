@@ -37,12 +37,12 @@ from actors.messages import (
 )
 from actors.routing import (
     Command,
+    PassOver,
     ReadOutbox,
     ReportDelivery,
     Route,
     SendEffects,
     Step,
-    TellCaughtUp,
     acknowledge,
     attach,
     commit,
@@ -305,8 +305,8 @@ class DeliveryActor(BaseActor):
                     self._services.sink.send_effects(command.connection_ids, session_key, command.effects)
                 case ReadOutbox():
                     self._read_page(_Page(command.connection_id, session_key, command.after, command.reads_all))
-                case TellCaughtUp():
-                    self._services.sink.tell_caught_up(command.connection_id, session_key, command.seq)
+                case PassOver():
+                    self._services.sink.pass_over(command.connection_id, session_key, command.after, command.seq)
                 case ReportDelivery():
                     self._services.writer.submit_delivery(command.delivery)
                 case _:

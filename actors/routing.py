@@ -105,10 +105,11 @@ class ReadOutbox(msgspec.Struct, frozen=True, kw_only=True):
     reads_all: bool = False
 
 
-class TellCaughtUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Tell the connection that it was sent all there is up to `seq`, though the last of that may be gone."""
+class PassOver(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell the connection that the effects above `after` up to `seq` are gone."""
 
     connection_id: str
+    after: int
     seq: int
 
 
@@ -118,7 +119,7 @@ class ReportDelivery(msgspec.Struct, frozen=True, kw_only=True):
     delivery: EffectsDelivery
 
 
-Command = SendEffects | ReadOutbox | TellCaughtUp | ReportDelivery
+Command = SendEffects | ReadOutbox | PassOver | ReportDelivery
 Step = tuple[Route, list[Command]]
 
 
@@ -326,9 +327,10 @@ def _serve_read(
     subscriber = replace(subscriber, is_reading=False, buffer=())
     if effects:
         subscriber, commands = _send(connection_id, subscriber, effects)
-    if complete and subscriber.reads_all:
-        subscriber = _pass_over(subscriber, head)
-        commands.append(TellCaughtUp(connection_id=connection_id, seq=subscriber.cursor))
+    if complete and subscriber.reads_all and head > subscriber.cursor:
+        commands.append(PassOver(connection_id=connection_id, after=subscriber.cursor, seq=head))
+        taken = head if subscriber.taken == subscriber.cursor else subscriber.taken
+        subscriber = replace(subscriber, cursor=head, taken=taken)
     fresh = _after(buffer, subscriber.cursor)
     if complete and fresh and fresh[0].from_seq <= subscriber.cursor + 1:
         subscriber, more = _send(connection_id, subscriber, fresh)
@@ -339,14 +341,6 @@ def _serve_read(
         subscriber, more = _read_on(connection_id, subscriber)
         commands += more
     return _put(route, connection_id, subscriber), commands
-
-
-def _pass_over(subscriber: Subscriber, head: int) -> Subscriber:
-    """Move the cursor to `head`, if it is behind: there is nothing to send up to there."""
-    if head <= subscriber.cursor:
-        return subscriber
-    taken = head if subscriber.taken == subscriber.cursor else subscriber.taken
-    return replace(subscriber, cursor=head, taken=taken)
 
 
 def _read_on(connection_id: str, subscriber: Subscriber) -> tuple[Subscriber, list[Command]]:

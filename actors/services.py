@@ -74,8 +74,8 @@ class FrameSink(Protocol):
     def resync_thread(self, connection_id: str, session_key: str, refusal: OutboxSubscription) -> None:
         """Tell a connection that it is not subscribed, as its place is not one of the session's log."""
 
-    def tell_caught_up(self, connection_id: str, session_key: str, seq: int) -> None:
-        """Tell a connection that it was sent all there is up to `seq`."""
+    def pass_over(self, connection_id: str, session_key: str, after: int, seq: int) -> None:
+        """Tell a connection that the effects above `after` up to `seq` are gone."""
 
     def send_notice(self, connection_id: str, session_key: str, frame: Mapping[str, Any]) -> None:
         """Queue a frame that is not stored."""

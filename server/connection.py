@@ -126,8 +126,8 @@ class Connection:
     def resync_thread(self, session_key: str, refusal: OutboxSubscription) -> None:
         """A subscription does not begin, as its place is not one of the session's log. Here there are none."""
 
-    def tell_caught_up(self, session_key: str, seq: int) -> None:
-        """The session's effects up to `seq` were sent, or are gone."""
+    def pass_over(self, session_key: str, after: int, seq: int) -> None:
+        """The session's effects above `after` up to `seq` are gone."""
 
     def send_frame(self, frame: Mapping[str, Any], session_key: str | None = None) -> None:
         """Write a frame that is not stored, or queue it."""

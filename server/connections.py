@@ -51,11 +51,11 @@ class Connections:
         if connection is not None:
             connection.resync_thread(session_key, refusal)
 
-    def tell_caught_up(self, connection_id: str, session_key: str, seq: int) -> None:
-        """Tell a connection that it was sent all there is up to `seq`."""
+    def pass_over(self, connection_id: str, session_key: str, after: int, seq: int) -> None:
+        """Tell a connection that effects are gone."""
         connection = self._by_id.get(connection_id)
         if connection is not None:
-            connection.tell_caught_up(session_key, seq)
+            connection.pass_over(session_key, after, seq)
 
     def send_notice(self, connection_id: str, session_key: str, frame: Mapping[str, Any]) -> None:
         """Queue a frame that is not stored."""

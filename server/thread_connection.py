@@ -119,6 +119,8 @@ class ThreadConnection(Connection):
         place = self._places.get(session_key)
         if self._closed or place is None or not place.is_begun:
             return
+        if effects and effects[0].seq <= place.passed:
+            self._enqueue(None, session_key, place.passed)  # whoever sent it again waits to hear that it was taken
         for effect in effects:
             if effect.seq <= place.passed:
                 continue
@@ -132,12 +134,12 @@ class ThreadConnection(Connection):
         self._announce_replay(session_key, place)
         self._write()
 
-    def tell_caught_up(self, session_key: str, seq: int) -> None:
-        """Pass over what is gone of a thread, up to `seq`."""
+    def pass_over(self, session_key: str, after: int, seq: int) -> None:
+        """Pass over what is gone of a thread, if it has come so far."""
         place = self._places.get(session_key)
-        if place is None or not place.is_begun or place.lacks_room:
+        if place is None or not place.is_begun or not after <= place.passed < seq:
             return
-        place.passed = max(place.passed, seq)
+        place.passed = seq
         self._announce_replay(session_key, place)
         self._share_room()
 

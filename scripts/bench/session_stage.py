@@ -36,7 +36,7 @@ class NoConnections:
     def resync_thread(self, connection_id: str, session_key: str, refusal: OutboxSubscription) -> None:
         """Drop it."""
 
-    def tell_caught_up(self, connection_id: str, session_key: str, seq: int) -> None:
+    def pass_over(self, connection_id: str, session_key: str, after: int, seq: int) -> None:
         """Drop it."""
 
     def send_notice(self, connection_id: str, session_key: str, frame: Mapping[str, Any]) -> None:
