@@ -53,8 +53,8 @@ class UnknownHandler(JsonHandler):
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Log a request: of interest only if the server failed at it. 503 is an answer, not a failure."""
-    failed = handler.get_status() >= 500 and handler.get_status() != 503
+    """Log a request: of interest only if the server failed at it. Of an agent that failed, or of overload, it tells."""
+    failed = handler.get_status() >= 500 and handler.get_status() not in (502, 503, 504)
     log.log(
         logging.ERROR if failed else logging.DEBUG,
         "%s %s: %s",
