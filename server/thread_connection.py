@@ -38,14 +38,16 @@ class _Place:
     Attributes:
         passed: The last effect that was queued, or need not be.
         shown: The last effect that was queued.
-        replay_until: The last effect of the replay, until that is announced as complete; None afterwards.
+        replay_until: The last effect of the replay.
+        is_replaying: True until the replay is announced as complete.
         is_begun: False until its subscription has begun.
         lacks_room: True while effects beyond `passed` are passed over.
     """
 
     passed: int
     shown: int
-    replay_until: int | None = None
+    replay_until: int = 0
+    is_replaying: bool = True
     is_begun: bool = False
     lacks_room: bool = False
 
@@ -148,7 +150,9 @@ class ThreadConnection(Connection):
         return not self._unsent_bytes or self._unsent_bytes + len(text or b"") <= MAX_UNSENT_BYTES
 
     def _show(self, session_key: str, place: _Place, effect: EncodedEffect) -> None:
-        text = effect.text if effect.origin != self.connection_id else None
+        # Who has just said something knows it; who asks for a replay wants all of it.
+        is_own_echo = effect.origin == self.connection_id and effect.seq > place.replay_until
+        text = None if is_own_echo else effect.text
         if text is not None:
             if place.shown + 1 != effect.seq:
                 text = self._add_from(text, place.shown + 1)
@@ -157,8 +161,8 @@ class ThreadConnection(Connection):
         self._enqueue(text, session_key, effect.seq)
 
     def _announce_replay(self, session_key: str, place: _Place) -> None:
-        if place.replay_until is not None and place.passed >= place.replay_until:
-            place.replay_until = None
+        if place.is_replaying and place.passed >= place.replay_until:
+            place.is_replaying = False
             self.send_frame({"type": "replay_complete", "seq": place.passed}, session_key)
 
     def _report(self) -> None:

@@ -1,0 +1,423 @@
+"""The client's side of the protocol, without a socket: what to send, and what a frame means for whom. Pure.
+
+    send ──> unsent ──connected──> unaccepted ──accepted──> accepted ──terminal frame──> (ended)
+                ^                      │  │ ^
+                └── connection lost ───┘  └─┘ overloaded: again, a little later
+
+The caller of this module moves texts: what `connect`, `receive`, `tick` and the requests return is to be sent.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import msgspec
+
+from callboard.errors import RequestRefused
+from callboard.inbox import Inbox
+from callboard.thread_log import ThreadLog, Verdict, ends_request
+from server.v1_frames import (
+    Accepted,
+    AnyFrame,
+    Cancelled,
+    EffectFrame,
+    Error,
+    Goaway,
+    Hello,
+    Input,
+    Message,
+    Ready,
+    Restarted,
+    Resync,
+    ServerFrame,
+    Token,
+    TokenCounts,
+    decode_frame,
+)
+from server.v1_requests import Ack, Cancel, Say, Subscribe, Unsubscribe
+
+PATIENCE_S: Final = 30.0
+"""How long a message that the server is too busy for is sent again and again before its caller is told."""
+
+DEFAULT_SUBSCRIPTIONS: Final = 256
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A conversation: which one of the user's, and with which agent."""
+
+    thread_id: str
+    agent_id: str
+
+
+class GapFound(Exception):
+    """Raised when a frame does not join the one before: the connection is to be closed with 4003."""
+
+
+@dataclass(slots=True)
+class OpenRequest:
+    """A message of ours that has not ended."""
+
+    request_id: str
+    text: str
+    on_busy: Literal["enqueue", "reject"]
+    inbox: Inbox
+    is_accepted: bool = False
+    is_cancelled: bool = False
+    retry_at_s: float | None = None
+    refused_since_s: float | None = None
+
+
+@dataclass(slots=True)
+class Topic:
+    """A thread that is subscribed, or is to be."""
+
+    thread: Thread
+    log: ThreadLog
+    requests: dict[str, OpenRequest] = field(default_factory=dict)
+    followers: list[Inbox] = field(default_factory=list)
+    is_subscribed: bool = False
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nobody waits for anything of it."""
+        return not self.requests and not self.followers
+
+
+class Conversation:
+    """All threads of one client.
+
+    Attributes:
+        goaway: What the server said before it closes the connection; None while it has not.
+        resyncing: Threads whose place is not one of their log: `resync` is to be told what HTTP says of them.
+        repeated: Requests that the server had before, and the places of their events: `settle_repeat` is to be told
+            what HTTP says of them, as they may have ended long ago.
+    """
+
+    def __init__(self) -> None:
+        self._topics: dict[Thread, Topic] = {}
+        self._is_connected = False
+        self._has_freed = False  # a thread that waits may be subscribed now
+        self._subscriptions = DEFAULT_SUBSCRIPTIONS
+        self.goaway: Goaway | None = None
+        self.resyncing: dict[Thread, Resync] = {}
+        self.repeated: dict[tuple[Thread, str], int] = {}
+
+    # What callers want
+
+    def say(
+        self,
+        thread: Thread,
+        text: str,
+        *,
+        request_id: str | None = None,
+        on_busy: Literal["enqueue", "reject"] = "enqueue",
+    ) -> tuple[OpenRequest, list[bytes]]:
+        """Say something; the answer comes into the request's inbox."""
+        topic = self._topics.get(thread) or self._open(thread)
+        name = request_id or uuid.uuid4().hex
+        if name in topic.requests:
+            raise ValueError(f"request_id: {name} is under way already")
+        request = OpenRequest(name, text, on_busy, Inbox())
+        topic.requests[name] = request
+        sends = self._subscribe(topic)
+        if topic.is_subscribed:
+            sends.append(self._encode_say(topic, request))
+        return request, sends
+
+    def cancel(self, thread: Thread, request_id: str) -> list[bytes]:
+        """Stop a request of any device."""
+        topic = self._topics.get(thread) or self._open(thread)
+        request = topic.requests.get(request_id)
+        if request is not None:
+            request.is_cancelled = True
+        sends = self._subscribe(topic)
+        if topic.is_subscribed:
+            sends.append(_encode(Cancel(**_name(thread), requestId=request_id)))
+        return sends
+
+    def follow(self, thread: Thread, *, after: int | None, epoch: str | None) -> tuple[Inbox, list[bytes]]:
+        """Get everything of a thread above `after`; None for what the server chooses, or from now on if it is open."""
+        topic = self._topics.get(thread)
+        sends: list[bytes] = []
+        if topic is None:
+            topic = self._open(thread)
+            topic.log = ThreadLog(after, epoch)
+        elif after is not None and (topic.log.cursor is None or after < topic.log.cursor):
+            if topic.is_subscribed:
+                topic.is_subscribed = False
+                sends.append(_encode(Unsubscribe(**_name(thread))))
+            topic.log = ThreadLog(after, epoch if epoch is not None else topic.log.epoch)
+        inbox = Inbox(after if after is not None else topic.log.cursor or 0)
+        topic.followers.append(inbox)
+        return inbox, sends + self._subscribe(topic)
+
+    def leave(self, thread: Thread, inbox: Inbox) -> None:
+        """A caller does not wait any more."""
+        topic = self._topics.get(thread)
+        if topic is not None:
+            topic.followers = [each for each in topic.followers if each is not inbox]
+            topic.requests = {name: each for name, each in topic.requests.items() if each.inbox is not inbox}
+            self._has_freed = self._has_freed or topic.is_idle
+
+    def find_epoch(self, thread: Thread) -> str | None:
+        """Return the name of a thread's log, if it is known."""
+        topic = self._topics.get(thread)
+        return topic.log.epoch if topic is not None else None
+
+    def _open(self, thread: Thread) -> Topic:
+        topic = self._topics[thread] = Topic(thread, ThreadLog())
+        return topic
+
+    # The connection
+
+    def connect(self) -> list[bytes]:
+        """A connection is there: subscribe, and send again what was not accepted."""
+        self._is_connected = True
+        self.goaway = None
+        sends: list[bytes] = []
+        for topic in list(self._topics.values()):
+            if topic.is_idle:
+                del self._topics[topic.thread]
+            else:
+                sends += self._resume(topic)
+        return sends
+
+    def disconnect(self) -> None:
+        """The connection is gone."""
+        self._is_connected = False
+        self.resyncing.clear()
+        self.repeated.clear()
+        for topic in self._topics.values():
+            topic.is_subscribed = False
+            topic.log.reset_acks()
+
+    def fail(self, failure: Exception) -> None:
+        """There will be no other connection: tell everybody."""
+        for topic in self._topics.values():
+            for inbox in (*(request.inbox for request in topic.requests.values()), *topic.followers):
+                inbox.end(failure)
+        self._topics.clear()
+
+    def _resume(self, topic: Topic) -> list[bytes]:
+        sends = self._subscribe(topic)
+        if not topic.is_subscribed:
+            return []
+        for request in topic.requests.values():
+            if not request.is_accepted:
+                sends.append(self._encode_say(topic, request))
+            if request.is_cancelled:
+                sends.append(_encode(Cancel(**_name(topic.thread), requestId=request.request_id)))
+        return sends
+
+    def _subscribe(self, topic: Topic) -> list[bytes]:
+        if topic.is_subscribed or not self._is_connected or topic.thread in self.resyncing:
+            return []
+        sends = self._make_room()
+        if sends is None:
+            return []
+        topic.is_subscribed = True
+        log = topic.log
+        epoch = log.epoch if log.cursor is not None else None
+        return [*sends, _encode(Subscribe(**_name(topic.thread), after=log.cursor, epoch=epoch))]
+
+    def _make_room(self) -> list[bytes] | None:
+        """Leave the threads that nobody waits for, if there are as many as a connection may have; None if all are."""
+        subscribed = [topic for topic in self._topics.values() if topic.is_subscribed]
+        if len(subscribed) < self._subscriptions:
+            return []
+        idle = [topic for topic in subscribed if topic.is_idle]
+        for topic in idle:
+            del self._topics[topic.thread]
+        return [_encode(Unsubscribe(**_name(topic.thread))) for topic in idle] or None
+
+    def _admit_waiting(self) -> list[bytes]:
+        """Subscribe to threads for which there was no room, as far as there is some now."""
+        self._has_freed = False
+        sends: list[bytes] = []
+        for topic in list(self._topics.values()):
+            if not topic.is_subscribed and not topic.is_idle:
+                sends += self._resume(topic)
+        return sends
+
+    def _encode_say(self, topic: Topic, request: OpenRequest) -> bytes:
+        request.retry_at_s = None
+        on_busy = request.on_busy
+        return _encode(Say(**_name(topic.thread), message=request.text, requestId=request.request_id, onBusy=on_busy))
+
+    # What the server says
+
+    def receive(self, text: bytes | str, now_s: float) -> list[bytes]:
+        """Take a frame.
+
+        Raises:
+            GapFound: If something is missing before it.
+            msgspec.DecodeError: If it is no frame of the protocol.
+        """
+        sends = self._take(decode_frame(text), now_s)
+        return sends + self._admit_waiting() if self._has_freed else sends
+
+    def _take(self, frame: AnyFrame | None, now_s: float) -> list[bytes]:
+        match frame:
+            case Hello():
+                self._subscriptions = frame.limits.get("subscriptions", DEFAULT_SUBSCRIPTIONS)
+            case Goaway():
+                self.goaway = frame
+            case Error() if frame.seq is None:
+                self._take_refusal(frame, now_s)
+            case EffectFrame() | Error():
+                return self._take_effect(frame, now_s)
+            case Ready() | Accepted() | Resync():
+                self._take_notice(frame)
+        return []
+
+    def tick(self, now_s: float) -> list[bytes]:
+        """Do what it is time for: acknowledgements, and messages that were to be sent again."""
+        sends = self._admit_waiting() if self._has_freed else []
+        for topic in self._topics.values():
+            if not topic.is_subscribed:
+                continue
+            seq = topic.log.find_due_ack(now_s)
+            if seq is not None:
+                sends.append(_encode(Ack(**_name(topic.thread), seq=seq)))
+            due = [each for each in topic.requests.values() if each.retry_at_s is not None and each.retry_at_s <= now_s]
+            sends += [self._encode_say(topic, request) for request in due]
+        return sends
+
+    def _find(self, frame: ServerFrame) -> Topic | None:
+        thread_id, agent_id = getattr(frame, "threadId", None), getattr(frame, "agentId", None)
+        if thread_id is None or agent_id is None:
+            return None
+        return self._topics.get(Thread(thread_id, agent_id))
+
+    def _take_notice(self, frame: Ready | Accepted | Resync) -> None:
+        topic = self._find(frame)
+        if topic is None:
+            return
+        match frame:
+            case Ready():
+                topic.log.begin(frame.after, frame.epoch)
+            case Accepted():
+                request = topic.requests.get(frame.requestId or "")
+                if request is not None:
+                    request.is_accepted, request.refused_since_s = True, None
+                    if frame.duplicate:
+                        self.repeated[topic.thread, request.request_id] = frame.eventSeq
+            case Resync():
+                topic.is_subscribed = False
+                self.resyncing[topic.thread] = frame
+
+    def _take_effect(self, frame: EffectFrame | Error, now_s: float) -> list[bytes]:
+        topic = self._find(frame)
+        if topic is None or not topic.is_subscribed:
+            return []
+        verdict = topic.log.judge(frame)
+        if verdict is Verdict.GAP:
+            raise GapFound
+        if verdict is Verdict.DROP:
+            return []
+        self._hand_out(topic, frame)
+        seq = topic.log.apply(frame, now_s)
+        return [] if seq is None else [_encode(Ack(**_name(topic.thread), seq=seq))]
+
+    def _hand_out(self, topic: Topic, frame: EffectFrame | Error) -> None:
+        assert frame.seq is not None
+        for follower in topic.followers:
+            if frame.seq > follower.cursor:
+                follower.cursor = frame.seq
+                follower.put(frame)
+        request = topic.requests.get(frame.requestId or "")
+        if request is None or isinstance(frame, Input) or frame.seq <= request.inbox.cursor:
+            return
+        request.is_accepted = True  # or it would not be answered, though the word of it was lost
+        request.inbox.cursor = frame.seq
+        request.inbox.put(frame)
+        if ends_request(frame):
+            self._end(topic, request)
+
+    def _end(self, topic: Topic, request: OpenRequest, failure: Exception | None = None) -> None:
+        topic.requests.pop(request.request_id, None)
+        self._has_freed = self._has_freed or topic.is_idle
+        request.inbox.end(failure)
+
+    def _take_refusal(self, frame: Error, now_s: float) -> None:
+        topic = self._find(frame)
+        request = topic.requests.get(frame.requestId or "") if topic is not None else None
+        if topic is None or request is None or request.is_accepted:
+            return  # a cancel that came too late, or nothing of ours
+        if frame.code == "overloaded":
+            since_s = request.refused_since_s = request.refused_since_s or now_s
+            if self.goaway is not None:
+                return  # the next connection sends it again
+            if now_s - since_s < PATIENCE_S:
+                request.retry_at_s = now_s + (frame.retryAfterMs or 1000) / 1000
+                return
+        retry_after_s = frame.retryAfterMs / 1000 if frame.retryAfterMs is not None else None
+        self._end(
+            topic,
+            request,
+            RequestRefused(frame.code, frame.message, retryable=frame.retryable, retry_after_s=retry_after_s),
+        )
+
+    # Another log
+
+    def resync(self, thread: Thread, snapshot: dict[str, Any] | None) -> list[bytes]:
+        """Go on in the log that there is, of which `snapshot` is what HTTP says; None if there is none any more."""
+        self.resyncing.pop(thread, None)
+        topic = self._topics.get(thread)
+        if topic is None:
+            return []
+        document = snapshot or {"epoch": "0", "head": 0, "messages": [], "running": []}
+        head, epoch = int(document["head"]), str(document["epoch"])
+        topic.log = ThreadLog(head, epoch)
+        for follower in topic.followers:
+            follower.cursor = head
+            follower.put(Resync(**_name(thread), epoch=epoch, head=head, reason="epoch"))
+        ended = {said.get("requestId"): said for said in document["messages"] if said["role"] == "agent"}
+        running = {said.get("requestId"): said for said in document["running"]}
+        for request in list(topic.requests.values()):
+            request.inbox.cursor = head
+            if request.request_id in ended:
+                request.inbox.put(make_end(thread, ended[request.request_id]))
+                self._end(topic, request)
+            elif request.request_id in running:
+                for frame in make_beginning(thread, running[request.request_id], head):
+                    request.inbox.put(frame)
+            else:
+                request.is_accepted = False  # that log is gone, and the request with it: it is sent again
+        return self._resume(topic)
+
+    def settle_repeat(self, thread: Thread, request_id: str, said: dict[str, Any] | None) -> None:
+        """A request that the server had before: `said` is how it ended; None if it had not, and its end will come."""
+        self.repeated.pop((thread, request_id), None)
+        topic = self._topics.get(thread)
+        request = topic.requests.get(request_id) if topic is not None else None
+        if topic is not None and request is not None and said is not None:
+            request.inbox.put(make_end(thread, said))
+            self._end(topic, request)
+
+
+def make_end(thread: Thread, said: dict[str, Any]) -> Message | Cancelled | Error:
+    """Return the frame that ended a request, from how HTTP tells it."""
+    about = {**_name(thread), "seq": said["seq"], "requestId": said["requestId"]}
+    if said["status"] == "completed":
+        usage = TokenCounts(**said["tokenUsage"])
+        return Message(**about, message=said["message"], latencyMs=said["latencyMs"], tokenUsage=usage)
+    if said["status"] == "cancelled":
+        return Cancelled(**about, reason="user")
+    return Error(**about, **said["error"], terminal=True)
+
+
+def make_beginning(thread: Thread, said: dict[str, Any], head: int) -> Iterable[Restarted | Token]:
+    """Return frames for what a request that runs has said so far, from how HTTP tells it."""
+    about = {**_name(thread), "seq": head, "requestId": said["requestId"]}
+    yield Restarted(**about, attempt=said["attempt"], reason="resync")
+    if said["text"]:
+        yield Token(**about, value=said["text"])
+
+
+def _name(thread: Thread) -> dict[str, Any]:
+    return {"threadId": thread.thread_id, "agentId": thread.agent_id}

@@ -1,0 +1,37 @@
+"""What can go wrong for a caller of the client."""
+
+
+class CallboardError(Exception):
+    """Base of this package's errors."""
+
+
+class CallboardUnreachable(CallboardError):
+    """Raised when no connection could be made within the time that was given for it."""
+
+
+class CallboardClosed(CallboardError):
+    """Raised when the server closed the connection for good, or the caller did.
+
+    Attributes:
+        code: The WebSocket close code.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the connection was closed for good: {code} {reason}".rstrip())
+        self.code = code
+
+
+class RequestRefused(CallboardError):
+    """Raised when the server refused a message; it is not stored.
+
+    Attributes:
+        code: An error code of the protocol.
+        retryable: True if the same message may be taken later.
+        retry_after_s: When to try again; None if the server did not say.
+    """
+
+    def __init__(self, code: str, message: str, *, retryable: bool, retry_after_s: float | None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
