@@ -9,6 +9,7 @@ from scripts.bench.actors_command import actors
 from scripts.bench.idle_command import idle
 from scripts.bench.outbox_command import outbox
 from scripts.bench.peers_command import peers
+from scripts.bench.resume_command import resume
 from scripts.bench.stream_command import stream
 
 
@@ -21,4 +22,5 @@ bench.add_command(actors)
 bench.add_command(idle)
 bench.add_command(outbox)
 bench.add_command(peers)
+bench.add_command(resume)
 bench.add_command(stream)
