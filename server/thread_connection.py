@@ -77,6 +77,7 @@ class ThreadConnection(Connection):
         self._stall_s = stall_s
         self._places: dict[str, _Place] = {}
         self._lacking: dict[str, None] = {}  # threads that lack room, longest first
+        self._admitted: str | None = None  # the thread that was told of room, until something of it comes
 
     def __contains__(self, session_key: str) -> bool:
         return session_key in self._places
@@ -92,9 +93,9 @@ class ThreadConnection(Connection):
     def leave_thread(self, session_key: str) -> None:
         """Queue no more of a thread."""
         del self._places[session_key]
-        if session_key in self._lacking:
-            del self._lacking[session_key]
-            self._share_room()
+        self._lacking.pop(session_key, None)
+        self._forget_admitted(session_key)
+        self._share_room()
 
     def find_sent(self, session_key: str) -> int:
         """Return the last effect of a thread that its client may have; the thread must be subscribed."""
@@ -121,6 +122,7 @@ class ThreadConnection(Connection):
         place = self._places.get(session_key)
         if self._closed or place is None or not place.is_begun:
             return
+        self._forget_admitted(session_key)
         if effects and effects[0].seq <= place.passed:
             self._enqueue(None, session_key, place.passed)  # whoever sent it again waits to hear that it was taken
         for effect in effects:
@@ -143,6 +145,7 @@ class ThreadConnection(Connection):
             return
         place.passed = seq
         self._announce_replay(session_key, place)
+        self._forget_admitted(session_key)
         self._share_room()
 
     def _has_room(self, text: bytes | None) -> bool:
@@ -169,11 +172,18 @@ class ThreadConnection(Connection):
         super()._report()
         self._share_room()
 
+    def _forget_admitted(self, session_key: str) -> None:
+        if self._admitted == session_key:
+            self._admitted = None
+
     def _share_room(self) -> None:
-        """Once all that was queued is taken, let the thread go on that has waited longest; the next one after it."""
-        if self._queue or self._written is not None or self._closed or not self._lacking:
+        """Once all that was queued is taken, let the thread go on that has waited longest; the next one after it.
+
+        A page is read for each: of many at once, most would be read in vain.
+        """
+        if self._queue or self._written is not None or self._closed or not self._lacking or self._admitted is not None:
             return
-        session_key = next(iter(self._lacking))
+        session_key = self._admitted = next(iter(self._lacking))
         del self._lacking[session_key]
         place = self._places[session_key]
         place.lacks_room = False
