@@ -67,16 +67,23 @@ class CuttingProxy:
                 reset(each)
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget: int | None) -> None:
-        with suppress(OSError):
+        """Copy until the end, or until the budget is used up; what is left of it the next connection gets."""
+        try:
             while data := await reader.read(CHUNK_BYTES):
                 if budget is not None and len(data) >= budget:
-                    writer.write(data[:budget])
-                    await writer.drain()
+                    data, budget, is_cut = data[:budget], None, True
                     self.cuts += 1
-                    return
+                else:
+                    budget, is_cut = (budget - len(data) if budget is not None else None), False
                 writer.write(data)
                 await writer.drain()
-                budget = budget - len(data) if budget is not None else None
+                if is_cut:
+                    return
+        except OSError:
+            pass
+        finally:
+            if budget is not None:
+                self.budgets.append(budget)
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
