@@ -188,6 +188,7 @@ def test_server_restart_in_mid_answer_is_a_pause(
     run(scene())
 
 
+@pytest.mark.slow(reason="starts a server twice")
 def test_message_sent_while_the_server_is_away_arrives(servers: Servers, data_dir: Path, thread: str) -> None:
     async def scene() -> None:
         server = await asyncio.to_thread(servers.start, data_dir=data_dir)
@@ -298,6 +299,7 @@ def test_answer_left_early_leaves_the_board_usable(server: ServerProcess, thread
     run(scene())
 
 
+@pytest.mark.slow(reason="starts two servers on two databases")
 def test_other_log_is_read_anew(servers: Servers, tmp_path: Path, thread: str) -> None:
     """The database is another one after the restart: requests are said again, followers are told."""
 

@@ -86,6 +86,7 @@ def test_device_that_vanishes_midway_resumes_where_it_was(server: ServerProcess,
         assert text == make_ticks(100)
 
 
+@pytest.mark.slow(reason="sends 100,000 bad frames")
 def test_unread_refusals_end_the_connection(server: ServerProcess) -> None:
     """1 MiB of them: who sends garbage without end and reads nothing is not waited for."""
     narrow = open_narrow_socket(server)
