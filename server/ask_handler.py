@@ -116,6 +116,7 @@ class Asker:
             return self._end.result() if self._end.done() else reading.result() or await self._end
         finally:
             reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     def settle(self) -> None:
         """The answer was taken. That counts as received, if nothing else was sent that nobody has seen."""

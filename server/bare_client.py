@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from actors.messages import SubmitCancel, SubmitUserMessage
 from server import bare_frames
-from server.bare_frames import CancelFrame, ChatFrame, ClientFrame, decode_frame, make_error
+from server.bare_frames import CancelFrame, ChatFrame, ClientFrame, decode_frame
 from server.connection import Connection, Socket
-from server.frames import FrameError
+from server.frames import FrameError, make_error
 from server.node import Node
 from storage.records import SessionKey
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from server.frame_decoder import FrameDecoder
-from server.frames import FrameError, check_key_part, check_message, check_request_id
+from server.frames import check_key_part, check_message, check_request_id
 from storage.records import SessionKey
 
 # ruff: noqa: N815 (wire names)
@@ -100,11 +100,3 @@ def encode_effect(_key: SessionKey, payload: Mapping[str, Any], _seq: int) -> by
 def encode_notice(_key: SessionKey | None, frame: Mapping[str, Any]) -> bytes | None:
     """Return the text of a frame that is not stored."""
     return encode_bare(frame)
-
-
-def make_error(error: FrameError) -> dict[str, Any]:
-    """Return the `error` frame of a refusal."""
-    frame: dict[str, Any] = {"type": "error", "code": error.code, "message": str(error), "retryable": error.retryable}
-    if error.request_id is not None:
-        frame["requestId"] = error.request_id
-    return frame

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
+
+from actors.effect_frames import RETRY_AFTER_MS
 
 MAX_FRAME_BYTES: Final = 64 * 1024
 MAX_MESSAGE_BYTES: Final = 32 * 1024
@@ -59,3 +61,16 @@ def check_message(text: str) -> None:
     size = len(text) if text.isascii() else len(text.encode())
     if size > MAX_MESSAGE_BYTES:
         raise FrameError("too_large", f"message: has {size} bytes, more than {MAX_MESSAGE_BYTES}")
+
+
+def make_error(error: FrameError) -> Mapping[str, Any]:
+    """Return the `error` frame of a refusal, with all that any dialect shows of it."""
+    frame = {
+        "type": "error",
+        **error.about,
+        "code": error.code,
+        "message": str(error),
+        "retryable": error.retryable,
+        "terminal": False,
+    }
+    return {**frame, "retryAfterMs": RETRY_AFTER_MS} if error.retryable else frame

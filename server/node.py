@@ -42,11 +42,10 @@ from actors.messages import (
 from actors.routing import Receipt
 from actors.services import ActorSettings, Services
 from server import close_codes
-from server.bare_frames import make_error
 from server.config import Settings
 from server.connection import Connection
 from server.connections import Connections
-from server.frames import FrameError
+from server.frames import FrameError, make_error
 from server.intake import IntakeMeter
 from server.thread_reads import ThreadReads
 from storage.outbox_store import OutboxStore

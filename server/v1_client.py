@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, assert_never
 
-from actors.effect_frames import RETRY_AFTER_MS
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.routing import Receipt
 from server import v1_frames
 from server.connection import Socket
 from server.frame_rate import FrameRate
-from server.frames import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, FrameError
+from server.frames import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, FrameError, make_error
 from server.node import Node
 from server.ping_wheel import PING_INTERVAL_S
 from server.thread_connection import ThreadConnection
@@ -184,16 +183,3 @@ def name_request(request: ThreadRequest) -> Mapping[str, str]:
     if isinstance(request, Say | Cancel):
         about["requestId"] = request.requestId
     return about
-
-
-def make_error(error: FrameError) -> Mapping[str, object]:
-    """Return the `error` frame of a refusal."""
-    frame = {
-        "type": "error",
-        **error.about,
-        "code": error.code,
-        "message": str(error),
-        "retryable": error.retryable,
-        "terminal": False,
-    }
-    return {**frame, "retryAfterMs": RETRY_AFTER_MS} if error.retryable else frame

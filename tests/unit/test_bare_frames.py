@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from actors.agents.protocol import TokenUsage
 from actors.effect_frames import make_cancelled, make_message, make_restarted, make_token
 from actors.effect_frames import make_error as make_turn_error
-from server.bare_frames import CancelFrame, ChatFrame, ClientFrame, decode_frame, encode_bare, make_error
+from server.bare_frames import CancelFrame, ChatFrame, ClientFrame, decode_frame, encode_bare
 from server.frame_decoder import MAX_JSON_DEPTH, MAX_NUMBER_DIGITS
-from server.frames import KEY_PART, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, REQUEST_ID, FrameError
+from server.frames import KEY_PART, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, REQUEST_ID, FrameError, make_error
 
 DETERMINISTIC = settings(deadline=None, derandomize=True)
 
@@ -341,6 +341,7 @@ def test_refusal_is_an_error_frame() -> None:
         "code": "bad_request",
         "message": "message: is required",
         "retryable": False,
+        "terminal": False,
         "requestId": "r1",
     }
     assert "requestId" not in make_error(FrameError("bad_request", "frame: is not JSON"))
