@@ -1,37 +1,21 @@
-"""The client: a connection that is made again whenever it is lost."""
+"""The client: what its callers use."""
 
 import asyncio
-import base64
-import json
 import random
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Final, Literal, Self
-
-import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.typing import Subprotocol
+from typing import Any, Literal, Self
 
 from callboard.address import Address
-from callboard.backoff import FINAL_CODES, Backoff
-from callboard.conversation import Conversation, GapFound, Thread
+from callboard.backoff import Backoff
+from callboard.conversation import Conversation
 from callboard.errors import CallboardClosed, CallboardError, CallboardUnreachable
 from callboard.inbox import Inbox, LogFrame
+from callboard.link import Link
+from callboard.reader import ThreadReader
+from callboard.topic import Thread
 from server.v1_frames import Cancelled, Error, Message, Restarted, Token
-
-OPEN_TIMEOUT_S: Final = 5.0
-"""How long one attempt to connect may take."""
-
-TICK_S: Final = 0.25
-"""How often it is looked whether an acknowledgement is due, or a message is to be sent again."""
-
-HTTP_TIMEOUT_S: Final = 10.0
-
-GAP_CODE: Final = 4003
 
 AnswerFrame = Token | Message | Restarted | Cancelled | Error
 """What an answer is made of. `Message`, `Cancelled` and `Error` end it."""
@@ -57,6 +41,8 @@ class Callboard:
         token: Credentials, where the server wants some.
         patience_s: How long the first connection may take, all attempts together. Later ones are tried for ever.
         observe: Called with each text frame as it came, before anything is made of it.
+        on_connected: Called each time that a connection is there.
+        on_lost: Called with the reason each time that one is lost, unless for good.
         jitter: A number from 0 to 1, each time another one, by which waits before an attempt to connect are shortened.
     """
 
@@ -69,37 +55,43 @@ class Callboard:
         token: str | None = None,
         patience_s: float = 10.0,
         observe: Callable[[str], None] | None = None,
+        on_connected: Callable[[], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._address = Address.parse(url, user_id)
+        address = Address.parse(url, user_id)
         self._agent_id = agent_id
         self._token = token
         self._patience_s = patience_s
-        self._observe = observe
         self._jitter = jitter
         self._conversation = Conversation()
-        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
-        self._connected = asyncio.Event()
-        self._failure: Exception | None = None
+        self._reader = ThreadReader(address, self._make_headers)
+        self._link = Link(
+            address,
+            token,
+            self._conversation,
+            self._reader,
+            jitter=jitter,
+            observe=observe,
+            on_connected=on_connected,
+            on_lost=on_lost,
+        )
         self._runner: asyncio.Task[None] | None = None
-        self._fetches: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Connect.
 
         Raises:
-            CallboardUnreachable: If that takes longer than `patience_s`.
+            CallboardUnreachable: If that takes longer than `patience_s`, or there is no such endpoint.
             CallboardClosed: If the server refuses.
         """
-        self._runner = asyncio.create_task(self._run())
-        waiting = asyncio.create_task(self._connected.wait())
+        self._runner = asyncio.create_task(self._link.run())
+        waiting = asyncio.create_task(self._link.connected.wait())
         await asyncio.wait((self._runner, waiting), timeout=self._patience_s, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-        if self._connected.is_set() and self._failure is None:
+        if self._link.connected.is_set():
             return self
-        failure = self._failure or CallboardUnreachable(
-            f"{self._address.http} cannot be reached; is the server started, and the port right?"
-        )
+        failure = self._link.failure or self._link.make_unreachable()
         await self.aclose()
         raise failure
 
@@ -111,16 +103,19 @@ class Callboard:
 
     async def aclose(self) -> None:
         """Disconnect; callers that still wait get a `CallboardClosed`."""
-        self._fail(CallboardClosed(1000, "closed by its caller"))
-        tasks = [*self._fetches, *([self._runner] if self._runner is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._link.fail(CallboardClosed(1000, "closed by its caller"))
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, self._link.stop(), return_exceptions=True)
 
     @property
     def is_connected(self) -> bool:
         """True while there is a connection."""
-        return self._connected.is_set()
+        return self._link.connected.is_set()
+
+    def reconnect(self) -> None:
+        """Drop the connection and make another one at once, as when the network has become another one."""
+        self._link.drop()
 
     # Threads
 
@@ -132,7 +127,7 @@ class Callboard:
         request_id: str | None = None,
         on_busy: Literal["enqueue", "reject"] = "enqueue",
     ) -> AsyncIterator[AnswerFrame]:
-        """Say something, and iterate over the answer.
+        """Say something, and iterate over the answer. It is sent when the iteration begins.
 
         `Restarted` voids the tokens so far; `Message` has the whole text. The iteration ends with `Message`,
         `Cancelled`, or an `Error` of the agent's.
@@ -151,7 +146,7 @@ class Callboard:
         self._require_open()
         place = await self._find_thread(thread)
         request, sends = self._conversation.say(place, text, request_id=request_id, on_busy=on_busy)
-        self._post(sends)
+        self._link.post(sends)
         try:
             while (frame := await request.inbox.take()) is not None:
                 assert isinstance(frame, AnswerFrame)
@@ -174,7 +169,7 @@ class Callboard:
     async def cancel(self, thread: Thread | str, request_id: str) -> None:
         """Stop a request, of this client or another one. Whoever iterates over its answer gets `Cancelled`."""
         self._require_open()
-        self._post(self._conversation.cancel(await self._find_thread(thread), request_id))
+        self._link.post(self._conversation.cancel(await self._find_thread(thread), request_id))
 
     async def follow(
         self, thread: Thread | str, *, after: int | None = 0, epoch: str | None = None
@@ -194,7 +189,7 @@ class Callboard:
         self._require_open()
         place = await self._find_thread(thread)
         inbox, sends = self._conversation.follow(place, after=after, epoch=epoch)
-        self._post(sends)
+        self._link.post(sends)
         try:
             while (frame := await inbox.take()) is not None:
                 yield frame
@@ -219,178 +214,28 @@ class Callboard:
             None if there is no such thread.
         """
         place = await self._find_thread(thread)
-        return await self._read_thread(place, before=before, limit=limit)
+        return await self._reader.read_thread(place, before=before, limit=limit)
 
     async def _find_thread(self, thread: Thread | str) -> Thread:
         if isinstance(thread, Thread):
             return thread
-        if self._agent_id is None:
-            document = await self._fetch(self._address.locate("agents"))
-            assert document is not None
-            self._agent_id = str(document["default"])
+        backoff = Backoff(self._jitter)
+        while self._agent_id is None:
+            self._require_open()
+            try:
+                self._agent_id = await self._reader.read_default_agent()
+            except CallboardUnreachable:
+                await asyncio.sleep(backoff.fail())
         return Thread(thread, self._agent_id)
 
-    # The connection
-
     def _require_open(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._link.failure is not None:
+            raise self._link.failure
         if self._runner is None:
             raise CallboardError("not connected: use `async with Callboard(url) as board`")
 
-    def _fail(self, failure: Exception) -> None:
-        if self._failure is None:
-            self._failure = failure
-            self._conversation.fail(failure)
-        self._connected.clear()
-
-    def _post(self, texts: Iterable[bytes]) -> None:
-        for text in texts:
-            self._outgoing.put_nowait(text)
-
-    async def _run(self) -> None:
-        """Connect, serve, and connect again."""
-        backoff = Backoff(self._jitter)
-        while self._failure is None:
-            asked_s = None
-            try:
-                async with connect(
-                    self._address.socket,
-                    subprotocols=self._list_subprotocols(),
-                    open_timeout=OPEN_TIMEOUT_S,
-                    max_size=None,
-                    compression=None,
-                    proxy=None,
-                ) as socket:
-                    await self._serve(socket, backoff)
-            except InvalidURI as error:
-                self._fail(CallboardClosed(1008, str(error)))
-            except ConnectionClosed as error:
-                asked_s = self._take_close(error)
-            except (OSError, TimeoutError, InvalidHandshake, msgspec.DecodeError):
-                pass  # whatever it was, the next attempt may do better
-            finally:
-                self._connected.clear()
-                self._conversation.disconnect()
-            if self._failure is None:
-                await asyncio.sleep(backoff.fail(asked_s))
-
-    def _list_subprotocols(self) -> list[Subprotocol]:
-        names = ["callboard.v1"]
-        if self._token is not None:
-            names.append("bearer." + base64.urlsafe_b64encode(self._token.encode()).decode().rstrip("="))
-        return [Subprotocol(name) for name in names]
-
-    def _take_close(self, error: ConnectionClosed) -> float | None:
-        """Give up after a final close code; else return how long the server asks to stay away."""
-        close = error.rcvd
-        if close is not None and close.code in FINAL_CODES:
-            self._fail(CallboardClosed(close.code, close.reason))
-        goaway = self._conversation.goaway
-        return goaway.reconnectAfterMs / 1000 if goaway is not None else None
-
-    async def _serve(self, socket: ClientConnection, backoff: Backoff) -> None:
-        """Exchange frames until the connection ends."""
-        self._outgoing = asyncio.Queue()
-        self._post(self._conversation.connect())
-        tasks = [asyncio.create_task(self._send_all(socket)), asyncio.create_task(self._tick())]
-        try:
-            async for text in socket:
-                assert isinstance(text, str)
-                if self._observe is not None:
-                    self._observe(text)
-                self._post(self._conversation.receive(text, self._now_s()))
-                if not self._connected.is_set():
-                    self._connected.set()  # by its `hello`
-                    backoff.succeed()
-                self._settle_by_http()
-            await socket.wait_closed()
-            if socket.protocol.close_exc.rcvd is not None:
-                raise socket.protocol.close_exc
-        except GapFound:
-            await socket.close(GAP_CODE, "a gap in seq")
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _send_all(self, socket: ClientConnection) -> None:
-        with suppress(ConnectionClosed):
-            while True:
-                text = await self._outgoing.get()
-                await socket.send(text, text=True)
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self._post(self._conversation.tick(self._now_s()))
-
-    @staticmethod
-    def _now_s() -> float:
-        return asyncio.get_running_loop().time()
-
-    # HTTP
-
-    def _settle_by_http(self) -> None:
-        """Read what only HTTP tells: threads whose log is another one, and requests that may have ended long ago."""
-        for thread in self._conversation.resyncing:
-            self._begin(f"resync {thread}", self._resync(thread))
-        for (thread, request_id), event_seq in self._conversation.repeated.items():
-            self._begin(f"repeat {thread} {request_id}", self._settle_repeat(thread, request_id, event_seq))
-
-    def _begin(self, name: str, work: Any) -> None:
-        if any(task.get_name() == name for task in self._fetches):
-            work.close()
-            return
-        task = asyncio.create_task(work, name=name)
-        self._fetches.add(task)
-        task.add_done_callback(self._fetches.discard)
-
-    async def _resync(self, thread: Thread) -> None:
-        with suppress(CallboardUnreachable):  # the next connection asks again
-            snapshot = await self._read_thread(thread, limit=100)
-            self._post(self._conversation.resync(thread, snapshot))
-
-    async def _settle_repeat(self, thread: Thread, request_id: str, event_seq: int) -> None:
-        before = None
-        with suppress(CallboardUnreachable):
-            while (page := await self._read_thread(thread, before=before, limit=100)) is not None:
-                answers = [said for said in page["messages"] if said["role"] == "agent"]
-                found = [said for said in answers if said["eventSeq"] == event_seq]
-                before = page.get("before")
-                if found or before is None or any(said["eventSeq"] < event_seq for said in answers):
-                    self._conversation.settle_repeat(thread, request_id, found[0] if found else None)
-                    return
-
-    async def _read_thread(self, thread: Thread, *, before: int | None = None, limit: int) -> dict[str, Any] | None:
-        url = self._address.locate("threads", thread.agent_id, thread.thread_id, before=before, limit=limit)
-        return await self._fetch(url)
-
-    async def _fetch(self, url: str) -> dict[str, Any] | None:
-        """GET a JSON document; None if there is none.
-
-        Raises:
-            CallboardUnreachable: If the server cannot be reached, or refuses.
-        """
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token is not None else {}
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 (made of an http address)
-        return await asyncio.to_thread(fetch_document, request)
-
-
-def fetch_document(request: urllib.request.Request) -> dict[str, Any] | None:
-    """Carry a request out; see `Callboard._fetch`. Blocks."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=HTTP_TIMEOUT_S) as response:
-            document: dict[str, Any] = json.load(response)
-            return document
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 404:
-                return None
-        raise CallboardUnreachable(f"{request.full_url}: {error.code} {error.reason}") from error
-    except (OSError, ValueError) as error:
-        raise CallboardUnreachable(f"{request.full_url} cannot be read: {error}") from error
+    def _make_headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token is not None else {}
 
 
 __all__ = ["AnswerFrame", "Callboard", "Inbox"]

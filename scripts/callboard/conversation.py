@@ -8,31 +8,26 @@ The caller of this module moves texts: what `connect`, `receive`, `tick` and the
 """
 
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
 
 from callboard.errors import RequestRefused
 from callboard.inbox import Inbox
+from callboard.snapshot import make_beginning, make_end
 from callboard.thread_log import ThreadLog, Verdict, ends_request
+from callboard.topic import OpenRequest, Thread, Topic
 from server.v1_frames import (
     Accepted,
     AnyFrame,
-    Cancelled,
     EffectFrame,
     Error,
     Goaway,
     Hello,
     Input,
-    Message,
     Ready,
-    Restarted,
     Resync,
     ServerFrame,
-    Token,
-    TokenCounts,
     decode_frame,
 )
 from server.v1_requests import Ack, Cancel, Say, Subscribe, Unsubscribe
@@ -40,51 +35,17 @@ from server.v1_requests import Ack, Cancel, Say, Subscribe, Unsubscribe
 PATIENCE_S: Final = 30.0
 """How long a message that the server is too busy for is sent again and again before its caller is told."""
 
+CANCEL_SURE_S: Final = 2.0
+"""A cancel of another one's request is answered only if it cannot be: if the connection lasts so long behind it, the
+server has it; else it is sent again over the next one."""
+
 DEFAULT_SUBSCRIPTIONS: Final = 256
 
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Thread:
-    """A conversation: which one of the user's, and with which agent."""
-
-    thread_id: str
-    agent_id: str
-
-
 class GapFound(Exception):
     """Raised when a frame does not join the one before: the connection is to be closed with 4003."""
-
-
-@dataclass(slots=True)
-class OpenRequest:
-    """A message of ours that has not ended."""
-
-    request_id: str
-    text: str
-    on_busy: Literal["enqueue", "reject"]
-    inbox: Inbox
-    is_accepted: bool = False
-    is_cancelled: bool = False
-    retry_at_s: float | None = None
-    refused_since_s: float | None = None
-
-
-@dataclass(slots=True)
-class Topic:
-    """A thread that is subscribed, or is to be."""
-
-    thread: Thread
-    log: ThreadLog
-    requests: dict[str, OpenRequest] = field(default_factory=dict)
-    followers: list[Inbox] = field(default_factory=list)
-    is_subscribed: bool = False
-
-    @property
-    def is_idle(self) -> bool:
-        """True if nobody waits for anything of it."""
-        return not self.requests and not self.followers
 
 
 class Conversation:
@@ -134,9 +95,11 @@ class Conversation:
         request = topic.requests.get(request_id)
         if request is not None:
             request.is_cancelled = True
+        else:
+            topic.cancels[request_id] = None
         sends = self._subscribe(topic)
         if topic.is_subscribed:
-            sends.append(_encode(Cancel(**_name(thread), requestId=request_id)))
+            sends.append(_encode(Cancel(**thread.name(), requestId=request_id)))
         return sends
 
     def follow(self, thread: Thread, *, after: int | None, epoch: str | None) -> tuple[Inbox, list[bytes]]:
@@ -149,7 +112,7 @@ class Conversation:
         elif after is not None and (topic.log.cursor is None or after < topic.log.cursor):
             if topic.is_subscribed:
                 topic.is_subscribed = False
-                sends.append(_encode(Unsubscribe(**_name(thread))))
+                sends.append(_encode(Unsubscribe(**thread.name())))
             topic.log = ThreadLog(after, epoch if epoch is not None else topic.log.epoch)
         inbox = Inbox(after if after is not None else topic.log.cursor or 0)
         topic.followers.append(inbox)
@@ -210,7 +173,10 @@ class Conversation:
             if not request.is_accepted:
                 sends.append(self._encode_say(topic, request))
             if request.is_cancelled:
-                sends.append(_encode(Cancel(**_name(topic.thread), requestId=request.request_id)))
+                sends.append(_encode(Cancel(**topic.thread.name(), requestId=request.request_id)))
+        for request_id in topic.cancels:
+            topic.cancels[request_id] = None
+            sends.append(_encode(Cancel(**topic.thread.name(), requestId=request_id)))
         return sends
 
     def _subscribe(self, topic: Topic) -> list[bytes]:
@@ -222,7 +188,7 @@ class Conversation:
         topic.is_subscribed = True
         log = topic.log
         epoch = log.epoch if log.cursor is not None else None
-        return [*sends, _encode(Subscribe(**_name(topic.thread), after=log.cursor, epoch=epoch))]
+        return [*sends, _encode(Subscribe(**topic.thread.name(), after=log.cursor, epoch=epoch))]
 
     def _make_room(self) -> list[bytes] | None:
         """Leave the threads that nobody waits for, if there are as many as a connection may have; None if all are."""
@@ -232,7 +198,7 @@ class Conversation:
         idle = [topic for topic in subscribed if topic.is_idle]
         for topic in idle:
             del self._topics[topic.thread]
-        return [_encode(Unsubscribe(**_name(topic.thread))) for topic in idle] or None
+        return [_encode(Unsubscribe(**topic.thread.name())) for topic in idle] or None
 
     def _admit_waiting(self) -> list[bytes]:
         """Subscribe to threads for which there was no room, as far as there is some now."""
@@ -246,7 +212,7 @@ class Conversation:
     def _encode_say(self, topic: Topic, request: OpenRequest) -> bytes:
         request.retry_at_s = None
         on_busy = request.on_busy
-        return _encode(Say(**_name(topic.thread), message=request.text, requestId=request.request_id, onBusy=on_busy))
+        return _encode(Say(**topic.thread.name(), message=request.text, requestId=request.request_id, onBusy=on_busy))
 
     # What the server says
 
@@ -282,10 +248,21 @@ class Conversation:
                 continue
             seq = topic.log.find_due_ack(now_s)
             if seq is not None:
-                sends.append(_encode(Ack(**_name(topic.thread), seq=seq)))
+                sends.append(_encode(Ack(**topic.thread.name(), seq=seq)))
+            self._settle_cancels(topic, now_s)
             due = [each for each in topic.requests.values() if each.retry_at_s is not None and each.retry_at_s <= now_s]
             sends += [self._encode_say(topic, request) for request in due]
         return sends
+
+    def _settle_cancels(self, topic: Topic, now_s: float) -> None:
+        """Forget the cancels that the server has by now."""
+        if topic.cancels:
+            known = {
+                name: until_s if until_s is not None else now_s + CANCEL_SURE_S
+                for name, until_s in topic.cancels.items()
+            }
+            topic.cancels = {name: until_s for name, until_s in known.items() if until_s > now_s}
+            self._has_freed = self._has_freed or topic.is_idle
 
     def _find(self, frame: ServerFrame) -> Topic | None:
         thread_id, agent_id = getattr(frame, "threadId", None), getattr(frame, "agentId", None)
@@ -321,7 +298,7 @@ class Conversation:
             return []
         self._hand_out(topic, frame)
         seq = topic.log.apply(frame, now_s)
-        return [] if seq is None else [_encode(Ack(**_name(topic.thread), seq=seq))]
+        return [] if seq is None else [_encode(Ack(**topic.thread.name(), seq=seq))]
 
     def _hand_out(self, topic: Topic, frame: EffectFrame | Error) -> None:
         assert frame.seq is not None
@@ -375,7 +352,7 @@ class Conversation:
         topic.log = ThreadLog(head, epoch)
         for follower in topic.followers:
             follower.cursor = head
-            follower.put(Resync(**_name(thread), epoch=epoch, head=head, reason="epoch"))
+            follower.put(Resync(**thread.name(), epoch=epoch, head=head, reason="epoch"))
         ended = {said.get("requestId"): said for said in document["messages"] if said["role"] == "agent"}
         running = {said.get("requestId"): said for said in document["running"]}
         for request in list(topic.requests.values()):
@@ -398,26 +375,3 @@ class Conversation:
         if topic is not None and request is not None and said is not None:
             request.inbox.put(make_end(thread, said))
             self._end(topic, request)
-
-
-def make_end(thread: Thread, said: dict[str, Any]) -> Message | Cancelled | Error:
-    """Return the frame that ended a request, from how HTTP tells it."""
-    about = {**_name(thread), "seq": said["seq"], "requestId": said["requestId"]}
-    if said["status"] == "completed":
-        usage = TokenCounts(**said["tokenUsage"])
-        return Message(**about, message=said["message"], latencyMs=said["latencyMs"], tokenUsage=usage)
-    if said["status"] == "cancelled":
-        return Cancelled(**about, reason="user")
-    return Error(**about, **said["error"], terminal=True)
-
-
-def make_beginning(thread: Thread, said: dict[str, Any], head: int) -> Iterable[Restarted | Token]:
-    """Return frames for what a request that runs has said so far, from how HTTP tells it."""
-    about = {**_name(thread), "seq": head, "requestId": said["requestId"]}
-    yield Restarted(**about, attempt=said["attempt"], reason="resync")
-    if said["text"]:
-        yield Token(**about, value=said["text"])
-
-
-def _name(thread: Thread) -> dict[str, Any]:
-    return {"threadId": thread.thread_id, "agentId": thread.agent_id}

@@ -252,6 +252,69 @@ def test_any_device_cancels(server: ServerProcess, thread: str) -> None:
     run(scene())
 
 
+def test_cancel_while_disconnected_arrives_later(server: ServerProcess, thread: str) -> None:
+    async def scene() -> None:
+        async with (
+            run_proxy(server.port) as proxy,
+            Callboard(make_url(server.port), agent_id="metronome") as phone,
+            Callboard(make_url(proxy.port), agent_id="metronome") as laptop,
+        ):
+            frames: list[AnswerFrame] = []
+            async with aclosing(phone.send(thread, make_schedule(1000, 10), request_id="r1")) as answer:  # type: ignore[type-var]
+                async for frame in answer:
+                    if not frames:
+                        proxy.cut_all()
+                        await eventually(lambda: not laptop.is_connected)
+                        await laptop.cancel(thread, "r1")
+                    frames.append(frame)
+            assert isinstance(frames[-1], Cancelled)
+
+    run(scene())
+
+
+def test_dropped_connection_is_made_again_at_once(server: ServerProcess, thread: str) -> None:
+    async def scene() -> None:
+        said: list[str] = []
+        async with Callboard(
+            make_url(server.port),
+            agent_id="metronome",
+            on_connected=lambda: said.append("connected"),
+            on_lost=said.append,
+        ) as board:
+            asking = asyncio.create_task(collect(board, thread, make_schedule(50, 5)))
+            board.reconnect()
+            check_answer(await asking, 50)
+        assert said == ["connected", "the connection broke", "connected"]
+
+    run(scene())
+
+
+def test_default_agent_is_asked_for_until_the_server_answers(server: ServerProcess, thread: str) -> None:
+    async def scene() -> None:
+        async with run_proxy(server.port) as proxy, Callboard(make_url(proxy.port)) as board:
+            proxy.upstream_port = 9
+            proxy.cut_all()
+            asking = asyncio.create_task(board.ask(thread, "Hello"))
+            await eventually(lambda: not board.is_connected)
+            proxy.upstream_port = server.port
+            assert (await asking).agentId == "eliza"
+
+    run(scene())
+
+
+def test_failing_observer_fails_its_callers(server: ServerProcess, thread: str) -> None:
+    def observe(text: str) -> None:
+        if json.loads(text)["type"] == "token":
+            raise RuntimeError("the observer is broken")
+
+    async def scene() -> None:
+        async with Callboard(make_url(server.port), agent_id="echo", observe=observe) as board:
+            with pytest.raises(RuntimeError, match="the observer is broken"):
+                await board.ask(thread, "Hello")
+
+    run(scene())
+
+
 def test_follower_sees_what_others_say(server: ServerProcess, thread: str) -> None:
     async def scene() -> None:
         async with Callboard(make_url(server.port), agent_id="echo") as board:
@@ -355,7 +418,16 @@ def test_unreachable_server_is_an_error_in_time() -> None:
     run(scene())
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8888", "ftp://x", "ws://", ""])
+def test_wrong_address_is_named_with_what_it_answered(server: ServerProcess) -> None:
+    async def scene() -> None:
+        with pytest.raises(CallboardUnreachable, match="cannot be reached \\(it answered HTTP 404\\)"):
+            async with Callboard(f"{make_url(server.port)}/elsewhere"):
+                pass
+
+    run(scene())
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8888", "ftp://x", "ws://", "", "ws://a b", "ws://me@host", "ws://host:0"])
 def test_url_that_is_none_is_an_error(url: str) -> None:
     with pytest.raises(ValueError, match="url: must be like ws://"):
         Callboard(url)
