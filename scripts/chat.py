@@ -1,23 +1,21 @@
-"""``callboard chat``: a conversation in the terminal, over the bare dialect of the WebSocket protocol.
+"""``callboard chat``: a conversation in the terminal, by the client for Python.
 
 Two threads. The main one owns the keyboard: it reads lines and waits for answers, so that readline and signals
-work as everywhere. The other runs the event loop and owns the connection (chat_connection.py) and what the
+work as everywhere. The other runs the event loop and has the client (chat_connection.py) and what the
 screen shows (chat_render.py); chat_terminal.py is keyboard and screen themselves::
 
     main:   read line ── ask ──> wait until settled ──> read line ...       (Ctrl-C here: cancel; twice: leave)
-    loop:   connect ──> send what is unanswered ──> show frames ── lost ──> back off ──> connect ...
+    loop:   follow the thread, send and cancel ──> show frames; the client connects again by itself
 
 What happens at each failure:
 
 | failure | what follows |
 |---|---|
 | the first connect fails | a line that says so, exit code 1 |
-| the connection is lost | a line that says so; connects again after 0.25 s, 0.5 s ... 5 s, with jitter |
-| lost before anything of an answer came | its request goes out again under its id: a duplicate is no second turn |
-| lost in mid-answer | nothing goes out again: the server delivers the rest, and its `message` settles the text |
-| the server died in mid-answer | its new attempt is shown from its start, below what there was of the old one |
-| the server closes with 1008 | its reason, exit code 1 |
-| the server closes with 1009 | the request under way is given up: it would be refused again |
+| the connection is lost | a line that says so; the client connects again, and the answer goes on where it was |
+| the server died in mid-answer | a line that says that the answer begins anew; its new attempt |
+| the server has another database now | a line that says so; what was not answered is asked again |
+| the server closes for good (1008 ...) | its reason, exit code 1 |
 """
 
 import sys
@@ -25,8 +23,9 @@ from collections import deque
 
 import click
 
+from callboard.address import Address
 from scripts import chat_render
-from scripts.chat_connection import KEY_PART, ChatFailedError, Conversation, make_address, make_thread_id
+from scripts.chat_connection import KEY_PART, ChatFailedError, Conversation, make_thread_id
 from scripts.chat_terminal import Terminal
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -109,7 +108,7 @@ def chat(url: str, agent: str | None, thread: str | None) -> None:
     Lines may also come from a pipe: echo Hello | callboard chat
     """
     try:
-        address = make_address(url, thread=thread or make_thread_id(), agent=agent)
+        Address.parse(url)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--url'") from error
     for stream in (sys.stdin, sys.stdout):
@@ -118,7 +117,7 @@ def chat(url: str, agent: str | None, thread: str | None) -> None:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # in a terminal without UTF-8: "?"
     terminal = Terminal()
     with terminal.handle_signals():
-        conversation = Conversation(address, terminal, agent=agent)
+        conversation = Conversation(url, thread or make_thread_id(), terminal, agent=agent)
         try:
             code = talk(conversation, terminal)
         finally:

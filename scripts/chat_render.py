@@ -3,14 +3,15 @@
 Every step is a pure function ``(screen, input) -> (screen, pieces)``. An answer on the screen::
 
     ask ──> waiting ── token ──> streaming ── message ──> settled   (the rest of the text; latency, token counts)
-               │                     │ ├───── cancelled ─> settled
+               │                   ^ │ ├───── cancelled ─> settled
+               │        restarted ─┘ │ │
                └── message, error ───┴─┴───── error ─────> settled
 
 What holds:
 
-- A request settles once; whatever else comes under its id is dropped: a redelivered answer is not shown twice.
-- What belongs to no request of this screen was missed earlier (or asked elsewhere). It is shown as whole lines,
-  never token by token, so that it can appear above a line that is being typed.
+- The client that the frames come from gives each of them once: nothing is looked for twice here.
+- What belongs to no request of this screen was missed earlier, or is asked on another device. It is shown as whole
+  lines, never token by token, so that it can appear above a line that is being typed.
 - No control character of the agent's reaches the terminal.
 """
 
@@ -18,7 +19,18 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 
-import msgspec
+from callboard import (
+    AnswerFrame,
+    Cancelled,
+    Error,
+    Input,
+    LogFrame,
+    Message,
+    RequestRefused,
+    Restarted,
+    Resync,
+    Token,
+)
 
 COMMAND = re.compile(r"/[a-z]+")
 
@@ -60,17 +72,13 @@ class Request:
         request_id: Names it on the wire.
         text: What the person wrote.
         shown: What of the answer is on the screen, as it came on the wire.
-        resumed_at: How much of ``shown`` stands before the last lost connection.
         labelled: True while the answer's label stands before the text at the cursor.
-        is_cancelling: True once a cancel was asked for.
     """
 
     request_id: str
     text: str
     shown: str = ""
-    resumed_at: int = 0
     labelled: bool = False
-    is_cancelling: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +88,7 @@ class Screen:
     Attributes:
         agent: The agent's label.
         request: The one request under way; None at the prompt.
-        settled: Ids of the requests of which the end was shown.
+        heard: Ids of the requests of other devices of which the message was shown.
         missed_id: The request whose tokens are in ``missed_text``; None too for a request without id.
         missed_text: What came of an answer to none of this screen's requests; "" if nothing is under way.
         mid_line: True if the cursor stands behind text.
@@ -88,83 +96,13 @@ class Screen:
 
     agent: str = "agent"
     request: Request | None = None
-    settled: frozenset[str] = frozenset()
+    heard: frozenset[str] = frozenset()
     missed_id: str | None = None
     missed_text: str = ""
     mid_line: bool = False
 
 
 Drawn = tuple[Screen, tuple[Piece, ...]]
-
-
-class _Frame(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What every frame may carry."""
-
-    type: str = ""
-    request_id: str | None = None
-
-
-class TokenFrame(_Frame, frozen=True, kw_only=True):
-    """One piece of an answer."""
-
-    value: str
-
-
-class TokenUsage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a turn consumed, in the agent's tokens."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class MessageFrame(_Frame, frozen=True, kw_only=True, rename="camel"):
-    """The whole answer; ends its request."""
-
-    message: str
-    latency_ms: float | None = None
-    token_usage: TokenUsage | None = None
-
-
-class ErrorFrame(_Frame, frozen=True, kw_only=True):
-    """A refusal, or the end of a request without an answer."""
-
-    message: str = ""
-    code: str = "error"
-    retryable: bool = False
-
-
-class CancelledFrame(_Frame, frozen=True, kw_only=True):
-    """The end of a cancelled request."""
-
-
-Frame = TokenFrame | MessageFrame | ErrorFrame | CancelledFrame
-
-_FRAMES: dict[str, type[Frame]] = {
-    "token": TokenFrame,
-    "message": MessageFrame,
-    "error": ErrorFrame,
-    "cancelled": CancelledFrame,
-}
-
-
-class UnreadableFrameError(Exception):
-    """Raised when a frame is no JSON object or lacks what its type needs."""
-
-
-def parse_frame(raw: str | bytes) -> Frame | None:
-    """Read a frame of the bare dialect.
-
-    Returns:
-        The frame; None for a type that this client does not know.
-
-    Raises:
-        UnreadableFrameError: If it is no such frame; names the field.
-    """
-    try:
-        kind = _FRAMES.get(msgspec.json.decode(raw, type=_Frame).type)
-        return None if kind is None else msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreadableFrameError(str(error)) from error
 
 
 # C0 but newline and tab, DEL, C1; the bidi embeddings, overrides and isolates reorder what a person reads.
@@ -202,35 +140,10 @@ def ask(screen: Screen, *, request_id: str, text: str, echo: bool) -> Drawn:
 
 
 def ask_cancel(screen: Screen, *, is_connected: bool) -> Drawn:
-    """Note that the request under way is to be cancelled; nothing is shown if it has just been settled."""
+    """Show that the request under way is to be cancelled; nothing is shown if it has just been settled."""
     if screen.request is None:
         return screen, ()
-    screen = replace(screen, request=replace(screen.request, is_cancelling=True))
     return note(screen, ("cancelling" if is_connected else "cancelling once connected") + "; Ctrl-C again leaves")
-
-
-def note_reconnect(screen: Screen) -> Drawn:
-    """Show that the connection is back. What comes now of the answer goes on where it was, or is a new attempt."""
-    if screen.request is not None:
-        screen = replace(screen, request=replace(screen.request, resumed_at=len(screen.request.shown)))
-    return note(screen, "connected again")
-
-
-def list_frames_to_send(screen: Screen) -> list[dict[str, str]]:
-    """List what a connection has to be told as it opens, or when a request begins.
-
-    A request goes out again, under its id, only while nothing of its answer was seen: it may not have arrived.
-    """
-    request = screen.request
-    if request is None:
-        return []
-    message = {"type": "chat", "message": request.text, "requestId": request.request_id}
-    return ([] if request.shown else [message]) + ([make_cancel(request)] if request.is_cancelling else [])
-
-
-def make_cancel(request: Request) -> dict[str, str]:
-    """Return the frame that cancels ``request``."""
-    return {"type": "cancel", "requestId": request.request_id}
 
 
 def note(screen: Screen, text: str, style: Style = Style.DIM) -> Drawn:
@@ -242,51 +155,38 @@ def note(screen: Screen, text: str, style: Style = Style.DIM) -> Drawn:
 
 def give_up_request(screen: Screen, reason: str) -> Drawn:
     """Show why the request under way will get no answer, and settle it."""
-    drawn = note(screen, reason, Style.ERROR)
-    return _settle(drawn[0]), drawn[1]
+    screen, pieces = note(screen, reason, Style.ERROR)
+    return replace(screen, request=None), pieces
 
 
-def apply_frame(screen: Screen, frame: Frame) -> Drawn:
-    """Show what a frame brings.
-
-    An error without an id while nothing of an answer is there refuses the request: the server could not even
-    read its id. One that comes later (a refused cancel) is only shown.
-    """
+def apply_answer(screen: Screen, frame: AnswerFrame) -> Drawn:
+    """Show what a frame brings that answers the request under way."""
     request = screen.request
-    if frame.request_id in screen.settled:
+    if request is None:
         return screen, ()
-    if request is not None and frame.request_id == request.request_id:
-        return _apply_own(screen, request, frame)
-    if isinstance(frame, ErrorFrame) and frame.request_id is None and not _goes_on_with_missed(screen, frame):
-        screen, pieces = note(screen, describe_error(frame), Style.ERROR)
-        return (screen if request is None or request.shown else replace(screen, request=None)), pieces
-    return _apply_missed(screen, frame)
+    match frame:
+        case Token():
+            return _stream(screen, request, frame.value)
+        case Restarted():
+            drawn = note(screen, "the answer begins anew") if request.shown else (screen, ())
+            return replace(drawn[0], request=replace(request, shown="", labelled=False)), drawn[1]
+        case Cancelled():
+            screen, pieces = note(screen, "cancelled")
+            return replace(screen, request=None), pieces
+        case Error():
+            return give_up_request(screen, describe_error(frame))
+    return _end(screen, request, frame)
 
 
-def _apply_own(screen: Screen, request: Request, frame: Frame) -> Drawn:
-    if isinstance(frame, TokenFrame):
-        return _stream(screen, request, frame.value)
-    if isinstance(frame, CancelledFrame):
-        screen, pieces = note(screen, "cancelled")
-        return _settle(screen), pieces
-    if isinstance(frame, ErrorFrame) and frame.code == "already_finished":
-        # To what went out again after a lost connection; its answer, if still to come, is then a missed one.
-        screen, pieces = note(screen, describe_error(frame), Style.ERROR)
-        return replace(screen, request=None), pieces
-    if isinstance(frame, ErrorFrame):
-        return give_up_request(screen, describe_error(frame))
+def _end(screen: Screen, request: Request, frame: Message) -> Drawn:
     before: tuple[Piece, ...] = ()
-    resumed = request.shown[request.resumed_at :]
-    if frame.message.startswith(request.shown):
-        rest = frame.message.removeprefix(request.shown)
-    elif resumed and frame.message.startswith(resumed):  # a new attempt, there from its start
-        rest = frame.message.removeprefix(resumed)
-    else:
+    rest = frame.message.removeprefix(request.shown)
+    if not frame.message.startswith(request.shown):
         screen, before = note(screen, "the answer, whole:")
         rest, request = frame.message, replace(request, shown="", labelled=False)
     screen, answer = _stream(screen, request, rest)
     screen, end = note(screen, describe_usage(frame))
-    return _settle(screen), before + answer + end
+    return replace(screen, request=None), before + answer + end
 
 
 def _stream(screen: Screen, request: Request, value: str) -> Drawn:
@@ -309,53 +209,63 @@ def _stream(screen: Screen, request: Request, value: str) -> Drawn:
     return _draw(replace(screen, request=grown), label, (Piece(text=text, style=Style.TEXT),))
 
 
-def _apply_missed(screen: Screen, frame: Frame) -> Drawn:
-    """Show a part of an answer to none of this screen's requests: all at once, when its end is there."""
-    partial = screen.missed_text if _goes_on_with_missed(screen, frame) else ""
-    if isinstance(frame, TokenFrame):
-        screen = replace(screen, missed_id=frame.request_id, missed_text=partial + frame.value)
-        if partial or not frame.value:
-            return screen, ()
-        return note(screen, "an earlier message is being answered; the answer comes here when it is whole")
-    screen = replace(screen, missed_id=None, missed_text="")
-    if frame.request_id is not None:
-        screen = replace(screen, settled=screen.settled | {frame.request_id})
-    screen, heading = note(screen, "missed earlier:")
-    if isinstance(frame, MessageFrame):
+def apply_other(screen: Screen, frame: LogFrame) -> Drawn:
+    """Show what a frame brings that answers none of this screen's requests: all at once, when the end is there."""
+    if isinstance(frame, Resync):
+        return note(replace(screen, missed_id=None, missed_text=""), "the server has another history of this thread")
+    partial = screen.missed_text if screen.missed_id == frame.requestId else ""
+    match frame:
+        case Input():
+            screen, pieces = _break_line(screen)
+            heard = screen.heard | {frame.requestId} if frame.requestId is not None else screen.heard
+            return _draw(replace(screen, heard=heard), pieces, _say("you, elsewhere", frame.message))
+        case Token():
+            screen = replace(screen, missed_id=frame.requestId, missed_text=partial + frame.value)
+            if partial or frame.requestId in screen.heard:
+                return screen, ()
+            return note(screen, "an earlier message is being answered; the answer comes here when it is whole")
+        case Restarted():
+            return replace(screen, missed_id=None, missed_text=""), ()
+        case Message() | Cancelled() | Error():
+            return _end_other(replace(screen, missed_id=None, missed_text=""), frame, partial)
+    return screen, ()
+
+
+def _end_other(screen: Screen, frame: Message | Cancelled | Error, partial: str) -> Drawn:
+    heading: tuple[Piece, ...] = ()
+    if frame.requestId not in screen.heard:
+        screen, heading = note(screen, "missed earlier:")
+    if isinstance(frame, Message):
         answer, end, style = frame.message, describe_usage(frame), Style.DIM
-    elif isinstance(frame, CancelledFrame):
+    elif isinstance(frame, Cancelled):
         answer, end, style = partial, "cancelled", Style.DIM
     else:
         answer, end, style = partial, describe_error(frame), Style.ERROR
-    said = _say(screen.agent, clean_text(answer).strip()) if answer.strip() else ()
+    screen, line_end = _break_line(screen)
+    said = _say(screen.agent, answer.strip()) if answer.strip() else ()
     screen, last = note(screen, end, style)
-    return screen, heading + said + last
+    return screen, heading + line_end + said + last
 
 
-def _goes_on_with_missed(screen: Screen, frame: Frame) -> bool:
-    return bool(screen.missed_text) and screen.missed_id == frame.request_id
+def _break_line(screen: Screen) -> Drawn:
+    """End a line that is being written; an answer that goes on is labelled anew."""
+    if screen.request is not None:
+        screen = replace(screen, request=replace(screen.request, labelled=False))
+    return _draw(screen, _end_line(screen))
 
 
-def describe_usage(frame: MessageFrame) -> str:
+def describe_usage(frame: Message) -> str:
     """Say how long an answer took and what it consumed: "412 ms, tokens: 9 in, 3 out"."""
     parts = [] if frame.message.strip() else ["no text"]
-    if frame.latency_ms is not None:
-        parts.append(f"{frame.latency_ms:.0f} ms" if frame.latency_ms < 10_000 else f"{frame.latency_ms / 1000:.1f} s")
-    if frame.token_usage is not None:
-        parts.append(f"tokens: {frame.token_usage.prompt_tokens} in, {frame.token_usage.completion_tokens} out")
-    return ", ".join(parts) or "answered"
+    parts.append(f"{frame.latencyMs} ms" if frame.latencyMs < 10_000 else f"{frame.latencyMs / 1000:.1f} s")
+    parts.append(f"tokens: {frame.tokenUsage.promptTokens} in, {frame.tokenUsage.completionTokens} out")
+    return ", ".join(parts)
 
 
-def describe_error(frame: ErrorFrame) -> str:
-    """Say what an error frame says, in one line."""
+def describe_error(frame: Error | RequestRefused) -> str:
+    """Say what an error frame or a refusal says, in one line."""
     message = " ".join(frame.message.split()) or "no reason given"
     return f"error ({frame.code}): {message}" + ("; trying again may help" if frame.retryable else "")
-
-
-def _settle(screen: Screen) -> Screen:
-    if screen.request is None:
-        return screen
-    return replace(screen, request=None, settled=screen.settled | {screen.request.request_id})
 
 
 def _label(speaker: str) -> Piece:

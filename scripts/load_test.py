@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from callboard.address import Address
 from scripts.bench.choices import check_file
 from scripts.bench.machine import describe_machine
-from scripts.chat_connection import make_address
 from scripts.load.plan import METRONOME, LoadPlan
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ HELP = """Drive the server at URL with conversations, and check every frame.
 def check_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
     """Refuse what is no address of a server."""
     try:
-        make_address(url, thread="t", agent=None)
+        Address.parse(url)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return url

@@ -39,7 +39,8 @@ class Callboard:
         user_id: Who asks; None for the server's default, or if `token` tells.
         agent_id: Who is asked where a thread is given by its id alone; None for the server's default agent.
         token: Credentials, where the server wants some.
-        patience_s: How long the first connection may take, all attempts together. Later ones are tried for ever.
+        patience_s: How long the first connection may take, all attempts together; 0 for a single attempt. Later ones
+            are tried for ever.
         observe: Called with each text frame as it came, before anything is made of it.
         on_connected: Called each time that a connection is there.
         on_lost: Called with the reason each time that one is lost, unless for good.
@@ -71,6 +72,7 @@ class Callboard:
             token,
             self._conversation,
             self._reader,
+            is_patient=patience_s > 0,
             jitter=jitter,
             observe=observe,
             on_connected=on_connected,
@@ -87,7 +89,9 @@ class Callboard:
         """
         self._runner = asyncio.create_task(self._link.run())
         waiting = asyncio.create_task(self._link.connected.wait())
-        await asyncio.wait((self._runner, waiting), timeout=self._patience_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            (self._runner, waiting), timeout=self._patience_s or None, return_when=asyncio.FIRST_COMPLETED
+        )
         waiting.cancel()
         if self._link.connected.is_set():
             return self
@@ -144,7 +148,7 @@ class Callboard:
             CallboardClosed: If the connection ended for good.
         """
         self._require_open()
-        place = await self._find_thread(thread)
+        place = await self.find_thread(thread)
         request, sends = self._conversation.say(place, text, request_id=request_id, on_busy=on_busy)
         self._link.post(sends)
         try:
@@ -169,7 +173,7 @@ class Callboard:
     async def cancel(self, thread: Thread | str, request_id: str) -> None:
         """Stop a request, of this client or another one. Whoever iterates over its answer gets `Cancelled`."""
         self._require_open()
-        self._link.post(self._conversation.cancel(await self._find_thread(thread), request_id))
+        self._link.post(self._conversation.cancel(await self.find_thread(thread), request_id))
 
     async def follow(
         self, thread: Thread | str, *, after: int | None = 0, epoch: str | None = None
@@ -187,7 +191,7 @@ class Callboard:
             epoch: The log that `after` belongs to, as `find_epoch` gave it.
         """
         self._require_open()
-        place = await self._find_thread(thread)
+        place = await self.find_thread(thread)
         inbox, sends = self._conversation.follow(place, after=after, epoch=epoch)
         self._link.post(sends)
         try:
@@ -198,7 +202,7 @@ class Callboard:
 
     async def find_epoch(self, thread: Thread | str) -> str | None:
         """Return the name of a thread's log, for a later `follow`; None if it is not known yet."""
-        return self._conversation.find_epoch(await self._find_thread(thread))
+        return self._conversation.find_epoch(await self.find_thread(thread))
 
     async def read_thread(
         self, thread: Thread | str, *, before: int | None = None, limit: int = 50
@@ -213,10 +217,16 @@ class Callboard:
         Returns:
             None if there is no such thread.
         """
-        place = await self._find_thread(thread)
+        place = await self.find_thread(thread)
         return await self._reader.read_thread(place, before=before, limit=limit)
 
-    async def _find_thread(self, thread: Thread | str) -> Thread:
+    async def find_thread(self, thread: Thread | str) -> Thread:
+        """Return a thread with its agent: the server's default one, if none is known.
+
+        Raises:
+            CallboardClosed: If the connection ended for good.
+            CallboardError: If the server does not tell.
+        """
         if isinstance(thread, Thread):
             return thread
         backoff = Backoff(self._jitter)

@@ -17,6 +17,7 @@ from callboard.inbox import Inbox
 from callboard.snapshot import make_beginning, make_end
 from callboard.thread_log import ThreadLog, Verdict, ends_request
 from callboard.topic import OpenRequest, Thread, Topic
+from server.frames import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from server.v1_frames import (
     Accepted,
     AnyFrame,
@@ -39,7 +40,8 @@ CANCEL_SURE_S: Final = 2.0
 """A cancel of another one's request is answered only if it cannot be: if the connection lasts so long behind it, the
 server has it; else it is sent again over the next one."""
 
-DEFAULT_SUBSCRIPTIONS: Final = 256
+DEFAULT_LIMITS: Final = {"frameBytes": MAX_FRAME_BYTES, "messageBytes": MAX_MESSAGE_BYTES, "subscriptions": 256}
+"""What holds until a `hello` says otherwise."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,7 +64,7 @@ class Conversation:
         self._topics: dict[Thread, Topic] = {}
         self._is_connected = False
         self._has_freed = False  # a thread that waits may be subscribed now
-        self._subscriptions = DEFAULT_SUBSCRIPTIONS
+        self._limits = DEFAULT_LIMITS
         self.goaway: Goaway | None = None
         self.resyncing: dict[Thread, Resync] = {}
         self.repeated: dict[tuple[Thread, str], int] = {}
@@ -77,17 +79,30 @@ class Conversation:
         request_id: str | None = None,
         on_busy: Literal["enqueue", "reject"] = "enqueue",
     ) -> tuple[OpenRequest, list[bytes]]:
-        """Say something; the answer comes into the request's inbox."""
-        topic = self._topics.get(thread) or self._open(thread)
+        """Say something; the answer comes into the request's inbox.
+
+        Raises:
+            RequestRefused: If it is longer than the server takes.
+        """
+        self._check_size("message", len(text.encode()), self._limits["messageBytes"])
         name = request_id or uuid.uuid4().hex
+        topic = self._topics.get(thread) or Topic(thread, ThreadLog())
         if name in topic.requests:
             raise ValueError(f"request_id: {name} is under way already")
         request = OpenRequest(name, text, on_busy, Inbox())
+        self._check_size("frame", len(self._encode_say(topic, request)), self._limits["frameBytes"])
         topic.requests[name] = request
+        self._topics[thread] = topic
         sends = self._subscribe(topic)
         if topic.is_subscribed:
             sends.append(self._encode_say(topic, request))
         return request, sends
+
+    @staticmethod
+    def _check_size(what: str, size: int, most: int) -> None:
+        if size > most:
+            words = f"{what}: has {size} bytes, more than {most}"
+            raise RequestRefused("too_large", words, retryable=False, retry_after_s=None)
 
     def cancel(self, thread: Thread, request_id: str) -> list[bytes]:
         """Stop a request of any device."""
@@ -111,7 +126,7 @@ class Conversation:
             topic.log = ThreadLog(after, epoch)
         elif after is not None and (topic.log.cursor is None or after < topic.log.cursor):
             if topic.is_subscribed:
-                topic.is_subscribed = False
+                topic.is_subscribed = topic.is_ready = False
                 sends.append(_encode(Unsubscribe(**thread.name())))
             topic.log = ThreadLog(after, epoch if epoch is not None else topic.log.epoch)
         inbox = Inbox(after if after is not None else topic.log.cursor or 0)
@@ -155,13 +170,13 @@ class Conversation:
         self.resyncing.clear()
         self.repeated.clear()
         for topic in self._topics.values():
-            topic.is_subscribed = False
+            topic.is_subscribed = topic.is_ready = False
             topic.log.reset_acks()
 
     def fail(self, failure: Exception) -> None:
         """There will be no other connection: tell everybody."""
         for topic in self._topics.values():
-            for inbox in (*(request.inbox for request in topic.requests.values()), *topic.followers):
+            for inbox in topic.inboxes:
                 inbox.end(failure)
         self._topics.clear()
 
@@ -193,7 +208,7 @@ class Conversation:
     def _make_room(self) -> list[bytes] | None:
         """Leave the threads that nobody waits for, if there are as many as a connection may have; None if all are."""
         subscribed = [topic for topic in self._topics.values() if topic.is_subscribed]
-        if len(subscribed) < self._subscriptions:
+        if len(subscribed) < self._limits["subscriptions"]:
             return []
         idle = [topic for topic in subscribed if topic.is_idle]
         for topic in idle:
@@ -229,7 +244,7 @@ class Conversation:
     def _take(self, frame: AnyFrame | None, now_s: float) -> list[bytes]:
         match frame:
             case Hello():
-                self._subscriptions = frame.limits.get("subscriptions", DEFAULT_SUBSCRIPTIONS)
+                self._limits = DEFAULT_LIMITS | frame.limits
             case Goaway():
                 self.goaway = frame
             case Error() if frame.seq is None:
@@ -276,6 +291,7 @@ class Conversation:
             return
         match frame:
             case Ready():
+                topic.is_ready = True
                 topic.log.begin(frame.after, frame.epoch)
             case Accepted():
                 request = topic.requests.get(frame.requestId or "")
@@ -284,7 +300,7 @@ class Conversation:
                     if frame.duplicate:
                         self.repeated[topic.thread, request.request_id] = frame.eventSeq
             case Resync():
-                topic.is_subscribed = False
+                topic.is_subscribed = topic.is_ready = False
                 self.resyncing[topic.thread] = frame
 
     def _take_effect(self, frame: EffectFrame | Error, now_s: float) -> list[bytes]:
@@ -322,6 +338,9 @@ class Conversation:
 
     def _take_refusal(self, frame: Error, now_s: float) -> None:
         topic = self._find(frame)
+        if topic is not None and frame.requestId is None and topic.is_subscribed and not topic.is_ready:
+            self._refuse_thread(topic, frame)
+            return
         request = topic.requests.get(frame.requestId or "") if topic is not None else None
         if topic is None or request is None or request.is_accepted:
             return  # a cancel that came too late, or nothing of ours
@@ -332,12 +351,14 @@ class Conversation:
             if now_s - since_s < PATIENCE_S:
                 request.retry_at_s = now_s + (frame.retryAfterMs or 1000) / 1000
                 return
-        retry_after_s = frame.retryAfterMs / 1000 if frame.retryAfterMs is not None else None
-        self._end(
-            topic,
-            request,
-            RequestRefused(frame.code, frame.message, retryable=frame.retryable, retry_after_s=retry_after_s),
-        )
+        self._end(topic, request, make_refusal(frame))
+
+    def _refuse_thread(self, topic: Topic, frame: Error) -> None:
+        """There is no such thread for us: tell whoever waits for something of it."""
+        del self._topics[topic.thread]
+        self._has_freed = True
+        for inbox in topic.inboxes:
+            inbox.end(make_refusal(frame))
 
     # Another log
 
@@ -375,3 +396,9 @@ class Conversation:
         if topic is not None and request is not None and said is not None:
             request.inbox.put(make_end(thread, said))
             self._end(topic, request)
+
+
+def make_refusal(frame: Error) -> RequestRefused:
+    """Return what a caller gets of a refusal."""
+    retry_after_s = frame.retryAfterMs / 1000 if frame.retryAfterMs is not None else None
+    return RequestRefused(frame.code, frame.message, retryable=frame.retryable, retry_after_s=retry_after_s)

@@ -14,11 +14,13 @@ class CallboardClosed(CallboardError):
 
     Attributes:
         code: The WebSocket close code.
+        reason: What the server said of it; may be empty.
     """
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"the connection was closed for good: {code} {reason}".rstrip())
         self.code = code
+        self.reason = reason
 
 
 class RequestRefused(CallboardError):
@@ -26,6 +28,7 @@ class RequestRefused(CallboardError):
 
     Attributes:
         code: An error code of the protocol.
+        message: What is wrong, in words.
         retryable: True if the same message may be taken later.
         retry_after_s: When to try again; None if the server did not say.
     """
@@ -33,5 +36,6 @@ class RequestRefused(CallboardError):
     def __init__(self, code: str, message: str, *, retryable: bool, retry_after_s: float | None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+        self.message = message
         self.retryable = retryable
         self.retry_after_s = retry_after_s

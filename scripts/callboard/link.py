@@ -23,6 +23,9 @@ from callboard.topic import Thread
 OPEN_TIMEOUT_S: Final = 5.0
 """How long one attempt to connect may take."""
 
+CLOSE_TIMEOUT_S: Final = 1.0
+"""How long the server may take to answer a close frame, before the connection is dropped."""
+
 TICK_S: Final = 0.25
 """How often it is looked whether an acknowledgement is due, or a message is to be sent again."""
 
@@ -49,6 +52,7 @@ class Link:
         token: Credentials; None for none.
         conversation: Says what to send, and takes what comes.
         reader: Asked for what only HTTP tells.
+        is_patient: False if the first attempt to connect decides.
         jitter: As `Callboard` has it.
         observe: As `Callboard` has it.
         on_connected: As `Callboard` has it.
@@ -66,6 +70,7 @@ class Link:
         conversation: Conversation,
         reader: ThreadReader,
         *,
+        is_patient: bool,
         jitter: Callable[[], float],
         observe: Callable[[str], None] | None,
         on_connected: Callable[[], None] | None,
@@ -77,6 +82,7 @@ class Link:
         self._token = token
         self._conversation = conversation
         self._reader = reader
+        self._is_patient = is_patient
         self._jitter = jitter
         self._observe = observe
         self._on_connected = on_connected
@@ -131,7 +137,7 @@ class Link:
                 self.fail(CallboardClosed(1008, str(error)))
             except (OSError, TimeoutError, InvalidHandshake, msgspec.DecodeError, GapFound) as error:
                 self._last_error = error  # whatever it was, the next attempt may do better
-                if not self._has_connected and is_refusal(error):
+                if not self._has_connected and (is_refusal(error) or not self._is_patient):
                     self.fail(self.make_unreachable())
             except Exception as error:  # noqa: BLE001 (callers would wait for ever; they get it)
                 self.fail(error)
@@ -157,6 +163,7 @@ class Link:
             self._address.socket,
             subprotocols=self._list_subprotocols(),
             open_timeout=OPEN_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
             max_size=None,
             compression=None,
             proxy=None,
@@ -164,6 +171,9 @@ class Link:
             self._socket = socket
             try:
                 await self._serve(socket, backoff)
+            except asyncio.CancelledError:
+                await socket.close()  # as a caller that leaves, where the library would report an error of ours
+                raise
             finally:
                 self._socket = None
 

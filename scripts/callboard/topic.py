@@ -40,6 +40,7 @@ class Topic:
     Attributes:
         cancels: Requests of others that are to be cancelled, and until when the connection must last for that to be
             sure; None while the cancel was not sent.
+        is_ready: True once the server has said that the subscription stands.
     """
 
     thread: Thread
@@ -48,6 +49,12 @@ class Topic:
     followers: list[Inbox] = field(default_factory=list)
     cancels: dict[str, float | None] = field(default_factory=dict)
     is_subscribed: bool = False
+    is_ready: bool = False
+
+    @property
+    def inboxes(self) -> list[Inbox]:
+        """Of all that wait for something of it."""
+        return [*(request.inbox for request in self.requests.values()), *self.followers]
 
     @property
     def is_idle(self) -> bool:

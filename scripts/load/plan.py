@@ -3,8 +3,9 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from urllib.parse import urlencode
 
-from scripts.chat_connection import make_address
+from callboard.address import Address
 
 METRONOME = "metronome"
 
@@ -58,8 +59,8 @@ class LoadPlan:
 
     def make_url(self, session: int) -> str:
         """Return where a session connects."""
-        query = f"&userId={self.user_prefix}-{session}"
-        return make_address(self.url, thread=self.make_thread(session), agent=self.agent).url + query
+        query = urlencode({"threadId": self.make_thread(session), "agentId": self.agent})
+        return f"{Address.parse(self.url, f'{self.user_prefix}-{session}').socket}&{query}"
 
     def make_thread(self, session: int) -> str:
         """Return a session's thread."""

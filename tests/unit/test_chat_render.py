@@ -1,34 +1,41 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callboard import AnswerFrame, Cancelled, Error, Input, LogFrame, Message, Restarted, Resync, Token
 from scripts import chat_render
-from scripts.chat_render import (
-    CancelledFrame,
-    Drawn,
-    ErrorFrame,
-    Frame,
-    MessageFrame,
-    Screen,
-    TokenFrame,
-    TokenUsage,
-    UnreadableFrameError,
-)
+from scripts.chat_render import Drawn, Screen
+from server.v1_frames import TokenCounts
 
-USAGE = TokenUsage(prompt_tokens=9, completion_tokens=3)
+ABOUT: dict[str, Any] = {"threadId": "T", "agentId": "agent", "seq": 1}
+USAGE = TokenCounts(promptTokens=9, completionTokens=3, totalTokens=12)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-def token(value: str, request_id: str | None = "r1") -> TokenFrame:
-    return TokenFrame(value=value, request_id=request_id)
+def token(value: str, request_id: str | None = "r1") -> Token:
+    return Token(**ABOUT, value=value, requestId=request_id)
 
 
-def message(text: str, request_id: str | None = "r1") -> MessageFrame:
-    return MessageFrame(message=text, latency_ms=412, token_usage=USAGE, request_id=request_id)
+def message(text: str, request_id: str | None = "r1") -> Message:
+    return Message(**ABOUT, message=text, latencyMs=412, tokenUsage=USAGE, requestId=request_id)
 
 
-def error(text: str, request_id: str | None = "r1") -> ErrorFrame:
-    return ErrorFrame(message=text, code="busy", request_id=request_id)
+def error(text: str, request_id: str | None = "r1") -> Error:
+    return Error(**ABOUT, message=text, code="busy", retryable=False, terminal=True, requestId=request_id)
+
+
+def restarted(request_id: str | None = "r1") -> Restarted:
+    return Restarted(**ABOUT, attempt=2, reason="crash", requestId=request_id)
+
+
+def cancelled(request_id: str | None = "r1") -> Cancelled:
+    return Cancelled(**ABOUT, reason="user", requestId=request_id)
+
+
+def said(text: str, request_id: str | None) -> Input:
+    return Input(**ABOUT, message=text, requestId=request_id)
 
 
 def read(drawn: Drawn) -> str:
@@ -39,10 +46,14 @@ def ask(screen: Screen | None = None, request_id: str = "r1") -> Screen:
     return chat_render.ask(screen or Screen(), request_id=request_id, text="Hello", echo=False)[0]
 
 
-def play(screen: Screen, *frames: Frame) -> tuple[Screen, str]:
+def play(screen: Screen, *frames: AnswerFrame | LogFrame) -> tuple[Screen, str]:
+    """Show frames: of the request r1 as answers to what was asked here, others as what was not."""
     shown = ""
     for frame in frames:
-        drawn = chat_render.apply_frame(screen, frame)
+        if isinstance(frame, AnswerFrame) and frame.requestId == "r1":
+            drawn = chat_render.apply_answer(screen, frame)
+        else:
+            drawn = chat_render.apply_other(screen, frame)
         screen, shown = drawn[0], shown + read(drawn)
     return screen, shown
 
@@ -78,45 +89,42 @@ def test_answer_goes_on_under_a_new_label_after_a_note() -> None:
     assert shown == "agent> … are you?\n412 ms, tokens: 9 in, 3 out\n"
 
 
-def test_new_attempt_after_a_crash_is_not_shown_twice() -> None:
-    screen, _ = play(ask(), token(" How"), token(" do"))
-    screen, _ = chat_render.note_reconnect(screen)
-    _, shown = play(screen, token(" How"), token(" are"), message(" How are you?"))
+def test_new_attempt_is_shown_from_its_start() -> None:
+    shown = play(ask(), token(" Well"), restarted(), token(" How"), message(" How are you?"))[1]
 
-    assert shown == "agent> … How are you?\n412 ms, tokens: 9 in, 3 out\n"
+    assert shown == "agent> Well\nthe answer begins anew\nagent> How are you?\n412 ms, tokens: 9 in, 3 out\n"
 
 
-def test_redelivered_answer_is_not_shown_twice() -> None:
+def test_new_attempt_before_any_text_goes_unnoticed() -> None:
+    assert play(ask(), restarted(), message(" Yes."))[1] == "agent> Yes.\n412 ms, tokens: 9 in, 3 out\n"
+
+
+def test_what_answers_no_request_shows_nothing() -> None:
     screen, _ = play(ask(), message(" Yes."))
 
-    assert play(screen, token(" Yes."), message(" Yes."), error("already finished")) == (screen, "")
+    assert play(screen, token(" Yes."), message(" Yes.")) == (screen, "")
 
 
 def test_cancelled_answer_keeps_what_was_shown() -> None:
-    screen, shown = play(ask(), token(" Once"), CancelledFrame(request_id="r1"))
+    screen, shown = play(ask(), token(" Once"), cancelled())
 
     assert shown == "agent> Once\ncancelled\n"
     assert screen.request is None
 
 
-def test_error_settles_the_request_that_it_names() -> None:
+def test_error_settles_the_request_that_it_ends() -> None:
     screen, shown = play(ask(), token(" Once"), error("the agent\nfailed"))
 
     assert shown == "agent> Once\nerror (busy): the agent failed\n"
     assert screen.request is None
 
 
-def test_error_without_id_settles_only_what_nothing_was_seen_of() -> None:
-    assert play(ask(), error("unreadable", None))[0].request is None
-    assert play(ask(), token(" Once"), error("unreadable", None))[0].request is not None
+def test_cancel_is_announced_while_a_request_is_under_way() -> None:
+    asked = ask()
 
-
-def test_answer_behind_its_refused_duplicate_is_still_shown() -> None:
-    refusal = ErrorFrame(message="ended", code="already_finished", request_id="r1")
-    screen, shown = play(ask(), refusal)
-
-    assert (screen.request, shown) == (None, "error (already_finished): ended\n")
-    assert play(screen, message(" Yes."))[1].startswith("missed earlier:\nagent> Yes.\n")
+    assert read(chat_render.ask_cancel(asked, is_connected=True)) == "cancelling; Ctrl-C again leaves\n"
+    assert "once connected" in read(chat_render.ask_cancel(asked, is_connected=False))
+    assert read(chat_render.ask_cancel(Screen(), is_connected=True)) == ""
 
 
 def test_missed_answer_is_shown_whole_at_its_end() -> None:
@@ -127,10 +135,22 @@ def test_missed_answer_is_shown_whole_at_its_end() -> None:
     assert after == "missed earlier:\nagent> half of it\n412 ms, tokens: 9 in, 3 out\n"
 
 
+def test_what_another_device_says_is_shown_with_its_answer() -> None:
+    shown = play(Screen(), said("Hello", "r2"), token(" Hi", "r2"), message(" Hi.", "r2"))[1]
+
+    assert shown == "you, elsewhere> Hello\nagent> Hi.\n412 ms, tokens: 9 in, 3 out\n"
+
+
 def test_missed_answer_that_failed_shows_its_partial_text() -> None:
     shown = play(Screen(), token(" half", "old"), error("gone", "old"))[1]
 
     assert shown.endswith("missed earlier:\nagent> half\nerror (busy): gone\n")
+
+
+def test_missed_attempt_that_was_void_is_not_shown() -> None:
+    shown = play(Screen(), token(" half", "old"), restarted("old"), error("gone", "old"))[1]
+
+    assert shown.endswith("missed earlier:\nerror (busy): gone\n")
 
 
 def test_missed_answers_do_not_touch_the_one_under_way() -> None:
@@ -141,22 +161,10 @@ def test_missed_answers_do_not_touch_the_one_under_way() -> None:
     assert screen.request is None
 
 
-def test_unanswered_request_goes_out_again_only_before_its_first_token() -> None:
-    asked = ask()
-    streaming, _ = play(asked, token(" How"))
-    settled, _ = play(streaming, message(" How"))
+def test_other_history_is_told() -> None:
+    resync = Resync(threadId="T", agentId="agent", epoch="e", head=0, reason="epoch")
 
-    frame = {"type": "chat", "message": "Hello", "requestId": "r1"}
-    assert chat_render.list_frames_to_send(asked) == [frame]
-    assert chat_render.list_frames_to_send(streaming) == []
-    assert chat_render.list_frames_to_send(settled) == []
-
-
-def test_cancel_asked_while_disconnected_goes_out_on_reconnect() -> None:
-    screen, _ = drawn = chat_render.ask_cancel(play(ask(), token(" How"))[0], is_connected=False)
-
-    assert read(drawn) == "\ncancelling once connected; Ctrl-C again leaves\n"
-    assert chat_render.list_frames_to_send(screen) == [{"type": "cancel", "requestId": "r1"}]
+    assert play(Screen(), resync)[1] == "the server has another history of this thread\n"
 
 
 def test_given_up_request_is_settled_with_its_reason() -> None:
@@ -164,32 +172,6 @@ def test_given_up_request_is_settled_with_its_reason() -> None:
 
     assert read(drawn) == "too large\n"
     assert screen.request is None
-
-
-@pytest.mark.parametrize(
-    ("raw", "frame"),
-    [
-        (
-            '{"type":"token","value":" How","requestId":"r1","other":[1]}',
-            TokenFrame(type="token", value=" How", request_id="r1"),
-        ),
-        (
-            '{"type":"message","message":"x","latencyMs":4.5,"tokenUsage":{"promptTokens":9,"completionTokens":3}}',
-            MessageFrame(type="message", message="x", latency_ms=4.5, token_usage=USAGE),
-        ),
-        ('{"type":"cancelled"}', CancelledFrame(type="cancelled")),
-        ('{"type":"error"}', ErrorFrame(type="error")),
-        ('{"type":"presence","value":1}', None),
-    ],
-)
-def test_frame_is_read_and_unknown_types_are_skipped(raw: str, frame: Frame | None) -> None:
-    assert chat_render.parse_frame(raw) == frame
-
-
-@pytest.mark.parametrize("raw", ["", "[]", "{", '{"type":"token"}', '{"type":"token","value":1}', b"\xff"])
-def test_what_is_no_frame_is_refused(raw: str | bytes) -> None:
-    with pytest.raises(UnreadableFrameError):
-        chat_render.parse_frame(raw)
 
 
 @pytest.mark.parametrize(
@@ -218,14 +200,15 @@ def test_streamed_answer_reads_like_the_same_answer_at_once(tokens: list[str]) -
     assert play(ask(), *map(token, tokens), whole)[1] == play(ask(), whole)[1]
 
 
+ids = st.sampled_from(["r1", "r2", None])
 frames = st.one_of(
-    *(st.builds(make, texts, st.sampled_from(["r1", "r2", None])) for make in (token, message, error)),
-    st.builds(CancelledFrame, request_id=st.sampled_from(["r1", "r2", None])),
+    *(st.builds(make, texts, ids) for make in (token, message, error, said)),
+    *(st.builds(make, ids) for make in (cancelled, restarted)),
 )
 
 
 @given(st.lists(frames, max_size=12))
-def test_any_frames_leave_a_clean_screen(received: list[Frame]) -> None:
+def test_any_frames_leave_a_clean_screen(received: list[LogFrame]) -> None:
     screen, shown = play(ask(), *received)
 
     assert chat_render.clean_text(shown) == shown

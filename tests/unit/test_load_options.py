@@ -52,7 +52,7 @@ def test_help_tells_how_chaos_closes_connections() -> None:
 def test_each_session_has_user_thread_and_requests_of_its_own() -> None:
     plan = make_plan(run_id="ab12", user_prefix="u", url="http://127.0.0.1:8888")
 
-    assert plan.make_url(3) == "ws://127.0.0.1:8888/api/chat/ws?threadId=load-ab12-3&agentId=metronome&userId=u-3"
+    assert plan.make_url(3) == "ws://127.0.0.1:8888/api/chat/ws?userId=u-3&threadId=load-ab12-3&agentId=metronome"
     prefixes = [plan.make_request_prefix(session) for session in (1, 11)]
     assert not prefixes[1].startswith(prefixes[0])
 
