@@ -3,7 +3,9 @@
 from typing import Final
 
 NORMAL: Final = 1000
+PROTOCOL_ERROR: Final = 1002
 BINARY_FRAME: Final = 1003
+NOT_UTF8: Final = 1007
 POLICY: Final = 1008
 TOO_BIG: Final = 1009
 INTERNAL: Final = 1011

@@ -20,16 +20,18 @@ LINGER_S: Final = 2.0
 
 
 class TolerantProtocol(WebSocketProtocol13):
-    """Tornado's protocol, kinder to clients in two ways, and able to write many frames at once.
+    """Tornado's protocol, kinder to clients in two ways, stricter in two, and able to write many frames at once.
 
     Text that is not UTF-8 goes to the handler's `on_text`, which answers it, instead of dropping the connection. And a
     frame over `HARD_FRAME_BYTES` is answered with 1009 that arrives: tearing the connection down with bytes unread
-    would have the operating system reset it, and the close frame be lost.
+    would have the operating system reset it, and the close frame be lost. A close frame that RFC 6455 forbids is
+    answered as a fault, where Tornado sends it back, and a frame without a mask is refused, where Tornado takes it.
     """
 
     _is_too_big = False
     _is_lingering = False
     _owes_pong = False
+    _is_at_header = False
     no_pong_code: int | None = None
     """What a client that owes a pong is closed with; None to name none."""
 
@@ -61,6 +63,20 @@ class TolerantProtocol(WebSocketProtocol13):
             self._is_lingering = False
             super()._abort()
 
+    async def _receive_frame(self) -> None:
+        self._is_at_header = True
+        await super()._receive_frame()
+
+    async def _read_bytes(self, n: int) -> bytes:
+        """Refuse a frame without a mask, which Tornado takes (RFC 6455, section 5.1: a server must not)."""
+        data = await super()._read_bytes(n)
+        if self._is_at_header:
+            self._is_at_header = False
+            if not data[1] & 0x80:
+                self.close(close_codes.PROTOCOL_ERROR, "a frame without a mask")
+                raise StreamClosedError
+        return data
+
     def _handle_message(self, opcode: int, data: bytes) -> Any:
         if opcode == 0x1 and not self.client_terminated and not self._frame_compressed:
             self._message_bytes_in += len(data)
@@ -69,6 +85,12 @@ class TolerantProtocol(WebSocketProtocol13):
         if opcode == 0xA:
             self._owes_pong = False
             return None
+        if opcode == 0x8 and not self.client_terminated:
+            fault = find_close_fault(data)
+            if fault is not None:  # Tornado would echo it, and raise at a reason that is not UTF-8
+                self.client_terminated = True
+                self.close(fault)
+                return None
         return super()._handle_message(opcode, data)
 
     def send_ping(self) -> None:
@@ -114,6 +136,26 @@ class TolerantProtocol(WebSocketProtocol13):
         if not self.stream.writing():
             super()._send_pong(data)
 
+
+def find_close_fault(payload: bytes) -> int | None:
+    """Return what to answer a close frame with that is not as it must be; None if it is.
+
+    RFC 6455: a payload is empty or begins with a code (5.5.1) of those that may be sent (7.4, and IANA's registry,
+    which has added 1012 to 1014), and a reason is UTF-8 (8.1).
+    """
+    if not payload:
+        return None
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (code in SENDABLE_CODES or 3000 <= code <= 4999):
+        return close_codes.PROTOCOL_ERROR
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        return close_codes.NOT_UTF8
+    return None
+
+
+SENDABLE_CODES: Final = frozenset({*range(1000, 1004), *range(1007, 1015)})
 
 PING: Final = b"\x89\x00"
 """RFC 6455, section 5.5.2: a ping without a payload."""

@@ -6,7 +6,7 @@ from typing import Final
 BASE_S: Final = 0.25
 CAP_S: Final = 10.0
 
-FINAL_CODES: Final = frozenset({1003, 1008, 1009, *range(4500, 5000)})
+FINAL_CODES: Final = frozenset({1002, 1003, 1007, 1008, 1009, *range(4500, 5000)})
 """Close codes after which another attempt would end the same way."""
 
 
