@@ -45,9 +45,12 @@ HELP = """Drive the server at URL with conversations, and check every frame.
     the message. A gap, a repetition, another order, a frame that belongs to somebody else, a second end or none is a
     violation.
 
-    --chaos closes connections at random instants and connects again. It closes them by the WebSocket closing
-    handshake and reads what the server has written before it: in the bare dialect a frame counts as delivered once
-    the server's socket has taken it, so what is in a connection that is torn is gone, and nobody's fault.
+    The sessions are those of the client for Python, over protocol v1, and both of its sides are checked: what the
+    server sends must be a log, and what the client gives must be the answers, once each.
+
+    --chaos tears connections at random instants; the client connects again. With --protocol bare it closes them by the
+    WebSocket closing handshake and reads what the server has written before it: there a frame counts as delivered
+    once the server's socket has taken it, so what is in a connection that is torn is gone, and nobody's fault.
 
     Ctrl-C ends a run early, with its results so far. Exit codes: 0 no violations, 1 violations or nothing answered,
     2 an option that cannot be used or a file that could not be written, 3 no server, or lost for good.
@@ -100,6 +103,13 @@ def check_report_folder(context: click.Context, parameter: click.Parameter, fold
 
 @click.command("load-test", short_help="Drive a running server from outside, and check every frame.", help=HELP)
 @click.argument("url", callback=check_url)
+@click.option(
+    "--protocol",
+    type=click.Choice(["v1", "bare"]),
+    default="v1",
+    show_default=True,
+    help="v1 by the client for Python; bare, cheaper, for higher rates.",
+)
 @click.option("--sessions", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Conversations.")
 @click.option("--messages", type=click.IntRange(1), default=10, show_default=True, help="Messages in each.")
 @click.option(

@@ -6,6 +6,10 @@
      │                        Connection (picows)
      └──progress, result <── Recorder <── what was sent, seen, measured, violated
 
+That is the bare dialect (`--protocol bare`). Over protocol v1, a session is the client for Python, and both of its
+sides are checked, the frames that come (`log_check`) and the answers that it gives (`client_session`). A connection may
+be torn at any byte there, and nothing is excused.
+
 A session sends a message, waits for its end, pauses to think, and sends the next. Of the metronome's answers every
 character is known beforehand; of other agents' answers it is checked that the tokens joined are the message.
 

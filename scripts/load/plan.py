@@ -16,6 +16,7 @@ class LoadPlan:
 
     Attributes:
         url: The server, as given.
+        protocol: The dialect, "v1" or "bare".
         run_id: Tells this run's users, threads and requests from those of all others.
         sessions: How many conversations.
         messages: How many messages in each.
@@ -33,6 +34,7 @@ class LoadPlan:
     """
 
     url: str
+    protocol: str
     run_id: str
     sessions: int
     messages: int
@@ -58,9 +60,13 @@ class LoadPlan:
         return "".join(f" tok{index}" for index in range(self.tokens))
 
     def make_url(self, session: int) -> str:
-        """Return where a session connects."""
+        """Return where a session connects, in the bare dialect."""
         query = urlencode({"threadId": self.make_thread(session), "agentId": self.agent})
-        return f"{Address.parse(self.url, f'{self.user_prefix}-{session}').socket}&{query}"
+        return f"{Address.parse(self.url, self.make_user(session)).socket}&{query}"
+
+    def make_user(self, session: int) -> str:
+        """Return a session's user."""
+        return f"{self.user_prefix}-{session}"
 
     def make_thread(self, session: int) -> str:
         """Return a session's thread."""

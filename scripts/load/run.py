@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import resource
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
+from scripts.load.client_session import ClientSession
 from scripts.load.connection import ConnectFailedError, ServerRefusedError, open_connection
 from scripts.load.outcome import End, Outcome
 from scripts.load.plan import LoadPlan
@@ -16,6 +17,8 @@ from scripts.load.recorder import Metric, Recorder, Sample
 from scripts.load.session import Outages, ServerLostError, Session
 
 SAMPLE_S: Final = 1.0
+AnySession = Session | ClientSession
+
 LAG_S: Final = 0.02
 """How often to look whether the load generator itself is late."""
 
@@ -36,7 +39,12 @@ def run_plan(plan: LoadPlan, recorder: Recorder, show: Callable[[Sample], None])
 
 async def _run(plan: LoadPlan, recorder: Recorder, show: Callable[[Sample], None]) -> Outcome:
     outages = Outages()
-    sessions = [Session(plan, number, recorder, outages) for number in range(1, plan.sessions + 1)]
+    numbers = range(1, plan.sessions + 1)
+    sessions: Sequence[AnySession]
+    if plan.protocol == "bare":
+        sessions = [Session(plan, number, recorder, outages) for number in numbers]
+    else:
+        sessions = [ClientSession(plan, number, recorder) for number in numbers]
     with _watch(_sample(sessions, recorder, show)), _watch(_measure_lag(recorder)), _hear_interrupt() as interrupt:
         try:
             await _find_server_unless(interrupt, plan)
@@ -70,7 +78,7 @@ async def _find_server(plan: LoadPlan) -> None:
     connection.raise_if_refused()
 
 
-async def _run_sessions(plan: LoadPlan, sessions: list[Session], interrupt: asyncio.Event) -> None:
+async def _run_sessions(plan: LoadPlan, sessions: Sequence[AnySession], interrupt: asyncio.Event) -> None:
     """Run all sessions to their end, or to the first failure or interrupt."""
     step_s = plan.ramp_s / plan.sessions
     tasks = [asyncio.create_task(session.run(index * step_s)) for index, session in enumerate(sessions)]
@@ -87,7 +95,7 @@ async def _run_sessions(plan: LoadPlan, sessions: list[Session], interrupt: asyn
         await asyncio.gather(*tasks, everything, interrupted, return_exceptions=True)
 
 
-async def _sample(sessions: list[Session], recorder: Recorder, show: Callable[[Sample], None]) -> None:
+async def _sample(sessions: Sequence[AnySession], recorder: Recorder, show: Callable[[Sample], None]) -> None:
     while True:
         await asyncio.sleep(SAMPLE_S)
         show(recorder.take_sample())

@@ -16,6 +16,7 @@ TEXT = " tok0 tok1"
 def make_plan(**options: Any) -> LoadPlan:
     defaults: dict[str, Any] = {
         "url": "ws://127.0.0.1:8888",
+        "protocol": "bare",
         "run_id": "r",
         "sessions": 1,
         "messages": 2,

@@ -1,7 +1,6 @@
 """A connection of many threads: what its client is shown of each, and what is held for it."""
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -212,7 +211,7 @@ def test_place_in_another_log_is_told_and_left() -> None:
     async def main(peer: Peer) -> None:
         peer.connection.expect_thread(KEY, 5)
         peer.connection.resync_thread(KEY, make_beginning(after=3, head=3, refusal=SubscriptionRefusal.BEYOND_HEAD))
-        assert json.loads(json.dumps(peer.socket.taken)) == [
+        assert peer.socket.taken == [
             {
                 "type": "resync",
                 "threadId": "main",
