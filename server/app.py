@@ -1,8 +1,10 @@
 """The HTTP application: the WebSocket endpoint, threads to read, and the health checks."""
 
 import logging
+from pathlib import Path
+from typing import Final
 
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 
 from server.ask_handler import AskHandler
 from server.event_stream import EventsHandler
@@ -14,6 +16,8 @@ from server.websocket import ChatSocket
 from server.websocket_protocol import HARD_FRAME_BYTES
 
 log = logging.getLogger(__name__)
+
+STATIC: Final = Path(__file__).parent / "static"
 
 
 class LocalSocket(ChatSocket):
@@ -41,6 +45,22 @@ class ReadyHandler(JsonHandler):
         ready = all(checks.values()) and not self._node.is_stopping
         self.set_status(200 if ready else 503)
         self.finish({"status": "ready" if ready else "not ready", "checks": checks})
+
+
+class StaticHandler(StaticFileHandler, JsonHandler):  # type: ignore[misc]
+    """`GET /static/...`: files for browsers; errors are problem details, as everywhere."""
+
+    def set_extra_headers(self, path: str) -> None:  # noqa: ARG002 (Tornado's signature)
+        """Have browsers ask each time whether their copy is current, which the ETag makes cheap."""
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    async def get(self, path: str, include_body: bool = True) -> None:
+        """Answer with a file; 404 for all that is no file of the folder's."""
+        try:
+            await super().get(path, include_body)
+        except HTTPError as error:
+            raise HTTPError(404) from error
 
 
 class UnknownHandler(JsonHandler):
@@ -77,6 +97,7 @@ def make_app(node: Node) -> Application:
             (r"/api/threads", ThreadsHandler, arguments),
             (r"/api/threads/([^/]+)/([^/]+)", ThreadHandler, arguments),
             (r"/api/threads/([^/]+)/([^/]+)/events", EventsHandler, {**arguments, "pings": pings}),
+            (r"/static/(.*)", StaticHandler, {"path": str(STATIC)}),
             (r"/healthz", HealthHandler, arguments),
             (r"/readyz", ReadyHandler, arguments),
         ],
