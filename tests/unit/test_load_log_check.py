@@ -50,7 +50,13 @@ def find_faults(*frames: dict[str, Any]) -> list[Fault]:
 @pytest.mark.parametrize(
     "frames",
     [
-        [ready(), token(2, "x", **{"from": 1}), message(3), token(5, "x", request=2, **{"from": 4}), message(6, request=2)],
+        [
+            ready(),
+            token(2, "x", **{"from": 1}),
+            message(3),
+            token(5, "x", request=2, **{"from": 4}),
+            message(6, request=2),
+        ],
         [ready(), token(1), NEW_CONNECTION, ready(0), token(1), message(2)],
         [ready(), token(1), NEW_CONNECTION, ready(1), message(2)],
         [ready(), token(1), token(2), NEW_CONNECTION, ready(1), message(3, **{"from": 2})],
