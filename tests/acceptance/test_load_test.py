@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
-from tornado.websocket import WebSocketHandler
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tests.acceptance.server_process import CALLBOARD, ServerProcess, Servers, make_environment
 
@@ -201,23 +201,25 @@ def serve_wrongly(edit: Callable[[Frames], Frames], *, tear: bool = False) -> It
         def select_subprotocol(self, subprotocols: list[str]) -> str | None:
             return "callboard.v1" if subprotocols else None
 
-        def send(self, kind: str, **fields: Any) -> None:
-            self.write_message(json.dumps({"type": kind, **fields}))
+        async def send(self, frame: dict[str, Any]) -> None:
+            with suppress(WebSocketClosedError):  # the load test may have left
+                await self.write_message(json.dumps(frame))
 
-        def open(self) -> None:
+        async def open(self) -> None:
             if self.selected_subprotocol:
-                about = {"v": 1, "connectionId": "c", "serverTime": "", "heartbeatMs": 1, "limits": {}, "ackEvery": 64}
-                self.send("hello", **about)
+                limits = {"heartbeatMs": 1, "limits": {}, "ackEvery": 64}
+                await self.send({"type": "hello", "v": 1, "connectionId": "c", "serverTime": "", **limits})
 
-        def on_message(self, text: str | bytes) -> None:
+        async def on_message(self, text: str | bytes) -> None:
             if self.is_torn:
                 return
             request = json.loads(text)
             about = {name: request[name] for name in ("threadId", "agentId") if name in request}
             if request["type"] == "subscribe":
-                self.send("ready", **about, epoch="e", after=request["after"] or 0, head=0, active=[])
+                place = {"epoch": "e", "after": request["after"] or 0, "head": 0, "active": []}
+                await self.send({"type": "ready", **about, **place})
             elif request["type"] in ("chat", "message"):
-                self.answer(request, about)
+                await self.answer(request, about)
             if tear:
                 self.is_torn = True
                 assert self.ws_connection is not None
@@ -225,11 +227,11 @@ def serve_wrongly(edit: Callable[[Frames], Frames], *, tear: bool = False) -> It
                 assert stream is not None
                 stream.close()
 
-        def answer(self, request: dict[str, Any], about: dict[str, str]) -> None:
+        async def answer(self, request: dict[str, Any], about: dict[str, str]) -> None:
             frames = answer(request["requestId"], json.loads(request["message"])["tokens"], self.log_head + 1)
             self.log_head += len(frames)
             for frame in edit(frames):
-                self.write_message(json.dumps(frame | about))
+                await self.send(frame | about)
 
     sockets, started = bind_sockets(0, "127.0.0.1"), threading.Event()
     stop, loop = asyncio.Event(), asyncio.new_event_loop()
