@@ -101,8 +101,11 @@ def check_key_part(_context: click.Context, _parameter: click.Parameter, value: 
 @click.command()
 @click.option("--url", default="ws://127.0.0.1:8888", show_default=True, help="The server; http:// will do too.")
 @click.option("--agent", callback=check_key_part, help="The agent to talk with.  [default: the server's own choice]")
+@click.option(
+    "--token", envvar="CALLBOARD_TOKEN", show_envvar=True, help="Who you are, where the server wants to know."
+)
 @click.option("--thread", callback=check_key_part, help="The conversation to go on with.  [default: a new one]")
-def chat(url: str, agent: str | None, thread: str | None) -> None:
+def chat(url: str, agent: str | None, token: str | None, thread: str | None) -> None:
     """Talk with an agent in the terminal; its answers are shown as they are written.
 
     Lines may also come from a pipe: echo Hello | callboard chat
@@ -117,7 +120,7 @@ def chat(url: str, agent: str | None, thread: str | None) -> None:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # in a terminal without UTF-8: "?"
     terminal = Terminal()
     with terminal.handle_signals():
-        conversation = Conversation(url, thread or make_thread_id(), terminal, agent=agent)
+        conversation = Conversation(url, thread or make_thread_id(), terminal, agent=agent, token=token)
         try:
             code = talk(conversation, terminal)
         finally:

@@ -39,17 +39,21 @@ class Conversation:
         url: The server, as the client takes it.
         thread_id: The conversation.
         agent: Who is talked with; None for the server's default.
+        token: Credentials; None for none.
         terminal: Where it is shown.
 
     Attributes:
         failure: Why the loop ended; None while it runs and if it was told to leave.
     """
 
-    def __init__(self, url: str, thread_id: str, terminal: Terminal, *, agent: str | None) -> None:
+    def __init__(
+        self, url: str, thread_id: str, terminal: Terminal, *, agent: str | None, token: str | None = None
+    ) -> None:
         self.failure: BaseException | None = None
         self._url = url
         self._thread_id = thread_id
         self._agent = agent
+        self._token = token
         self._terminal = terminal
         self._screen = Screen(agent=agent or "agent")
         self._board: Callboard
@@ -127,6 +131,7 @@ class Conversation:
         self._board = Callboard(
             self._url,
             agent_id=self._agent,
+            token=self._token,
             patience_s=0,
             on_connected=self._note_connected,
             on_lost=lambda reason: self._show(

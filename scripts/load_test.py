@@ -22,6 +22,7 @@ from callboard.address import Address
 from scripts.bench.choices import check_file
 from scripts.bench.machine import describe_machine
 from scripts.load.plan import METRONOME, LoadPlan
+from scripts.tokens import TokenMint, audience_option, secret_option
 
 if TYPE_CHECKING:
     from scripts.load.recorder import Recorder
@@ -34,6 +35,7 @@ KEY_PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
 USER_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,100}")
 MAX_MS = 60_000
 PAGE = "index.html"
+TOKEN_LIFETIME_S = 7 * 86_400
 NOT_WRITTEN = 2
 """Exit code of a run in which nothing was wrong but a file that could not be written."""
 SCHEDULE_OPTIONS = ("tokens", "interval_ms", "first_token_ms")
@@ -162,6 +164,8 @@ def check_report_folder(context: click.Context, parameter: click.Parameter, fold
     callback=check_user_prefix,
     help="Users are called so, and -1 ...",
 )
+@secret_option(required=False)
+@audience_option()
 @click.option(
     "--timeout-s",
     type=click.FloatRange(0, 86_400, min_open=True),
@@ -193,7 +197,14 @@ def check_report_folder(context: click.Context, parameter: click.Parameter, fold
     callback=check_report_folder,
     help="Folder for a page with plots, index.html.",
 )
-def load_test(json_file: Path | None, report_folder: Path | None, seed: int | None, **options: Any) -> None:
+def load_test(
+    json_file: Path | None,
+    report_folder: Path | None,
+    seed: int | None,
+    auth_jwt_secret: str | None,
+    auth_jwt_audience: str | None,
+    **options: Any,
+) -> None:
     """Drive a server; `HELP` says how."""
     check_together(click.get_current_context(), options)
     missing = [name for name in ("picows", "hdrh") if find_spec(name) is None]
@@ -201,7 +212,8 @@ def load_test(json_file: Path | None, report_folder: Path | None, seed: int | No
         raise click.UsageError(f"needs {', '.join(missing)}; in a clone: .venv/bin/pip install -e '.[load]'")
     seed = secrets.randbelow(2**32) if seed is None else seed
     plan = LoadPlan(run_id=secrets.token_hex(4), seed=seed, **options)
-    sys.exit(carry_out(plan, json_file=json_file, report_folder=report_folder))
+    mint = TokenMint(auth_jwt_secret, auth_jwt_audience, TOKEN_LIFETIME_S) if auth_jwt_secret is not None else None
+    sys.exit(carry_out(plan, mint, json_file=json_file, report_folder=report_folder))
 
 
 def check_together(context: click.Context, options: dict[str, Any]) -> None:
@@ -214,7 +226,7 @@ def check_together(context: click.Context, options: dict[str, Any]) -> None:
         raise click.UsageError("--timeout-s must be longer than --interval-ms and --first-token-ms")
 
 
-def carry_out(plan: LoadPlan, *, json_file: Path | None, report_folder: Path | None) -> int:
+def carry_out(plan: LoadPlan, mint: TokenMint | None, *, json_file: Path | None, report_folder: Path | None) -> int:
     """Run a plan, say what came of it, and return the exit code."""
     from scripts.load.progress import show_progress
     from scripts.load.recorder import Recorder
@@ -225,7 +237,7 @@ def carry_out(plan: LoadPlan, *, json_file: Path | None, report_folder: Path | N
     click.echo(f"run {plan.run_id}, seed {plan.seed}", err=True)
     machine, started_at, recorder = describe_machine(), datetime.now(UTC), Recorder(time.monotonic)
     with show_progress(plan, recorder) as show:
-        outcome = run_plan(plan, recorder, show)
+        outcome = run_plan(plan, recorder, show, mint)
     described = f"{machine.cores} cores, {machine.python}, {machine.system}"
     result = make_result(plan, recorder, outcome, started_at=started_at, machine=described)
     console = Console()

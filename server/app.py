@@ -8,7 +8,8 @@ from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandle
 
 from server.ask_handler import AskHandler
 from server.event_stream import EventsHandler
-from server.json_handler import JsonHandler, require_local_host
+from server.gate import Gate
+from server.json_handler import JsonHandler
 from server.node import Node
 from server.ping_wheel import PING_INTERVAL_S, PING_TIMEOUT_S, PingWheel
 from server.thread_handlers import AgentsHandler, ThreadHandler, ThreadsHandler
@@ -18,14 +19,6 @@ from server.websocket_protocol import HARD_FRAME_BYTES
 log = logging.getLogger(__name__)
 
 STATIC: Final = Path(__file__).parent / "static"
-
-
-class LocalSocket(ChatSocket):
-    """The WebSocket endpoint, for local clients only."""
-
-    def prepare(self) -> None:
-        """Refuse other hosts' names."""
-        require_local_host(self)
 
 
 class HealthHandler(JsonHandler):
@@ -85,13 +78,13 @@ def log_request(handler: RequestHandler) -> None:
     )
 
 
-def make_app(node: Node) -> Application:
-    """Return the application of a node."""
+def make_app(node: Node, gate: Gate) -> Application:
+    """Return the application of a node, for whom a gate lets in."""
     arguments = {"node": node}
     pings = PingWheel(interval_s=PING_INTERVAL_S, timeout_s=PING_TIMEOUT_S)
     return Application(
         [
-            (r"/api/chat/ws", LocalSocket, {**arguments, "pings": pings}),
+            (r"/api/chat/ws", ChatSocket, {**arguments, "pings": pings}),
             (r"/api/chat", AskHandler, arguments),
             (r"/api/agents", AgentsHandler, arguments),
             (r"/api/threads", ThreadsHandler, arguments),
@@ -103,6 +96,7 @@ def make_app(node: Node) -> Application:
         ],
         default_handler_class=UnknownHandler,
         default_handler_args=arguments,
+        gate=gate,
         log_function=log_request,
         websocket_max_message_size=HARD_FRAME_BYTES,
     )

@@ -8,7 +8,7 @@ said ──accepted──────────────> running ──mes
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from tornado.iostream import StreamClosedError
@@ -18,26 +18,13 @@ from actors.routing import Receipt
 from server import v1_frames
 from server.frame_decoder import FrameDecoder
 from server.frames import MAX_FRAME_BYTES, FrameError, check_key_part, check_message, check_request_id
-from server.json_handler import JsonHandler, Problem
+from server.json_handler import STATUS_BY_CODE, Problem
 from server.node import Node
 from server.thread_connection import ThreadConnection
 from server.thread_reads import ThreadsUnavailable
+from server.user_handler import UserHandler
 from server.v1_frames import Accepted, AnyFrame, Cancelled, Error, Message, Ready, encode_effect
 from storage.records import SessionKey
-
-STATUS_BY_CODE: Final[Mapping[str, int]] = {
-    "bad_request": 400,
-    "unknown_agent": 404,
-    "conflict": 409,
-    "cancelled": 409,
-    "too_large": 413,
-    "busy": 429,
-    "agent_error": 502,
-    "attempts_exhausted": 502,
-    "overloaded": 503,
-    "agent_timeout": 504,
-}
-"""What an error code of the protocol is in HTTP; 500 for the others."""
 
 # ruff: noqa: N815 (wire names)
 
@@ -180,7 +167,7 @@ class Asker:
         self._conclude(Error(code="overloaded", message=words, retryable=True, terminal=False))
 
 
-class AskHandler(JsonHandler):
+class AskHandler(UserHandler):
     """`POST /api/chat`."""
 
     _asking: "asyncio.Task[Message | Cancelled | Error] | None" = None
@@ -190,7 +177,7 @@ class AskHandler(JsonHandler):
         """Answer with the whole answer, when it is there."""
         question = self._read_question()
         key = SessionKey(
-            user_id=question.userId or "local",
+            user_id=self.find_user(question.userId),
             agent_id=question.agentId or self._node.agents.default_agent_id,
             thread_id=question.threadId or uuid.uuid4().hex,
         )
@@ -198,6 +185,7 @@ class AskHandler(JsonHandler):
             raise Problem(404, "unknown_agent", f"agentId: there is no agent {key.agent_id}")
         if self._node.is_stopping:
             raise Problem(503, "overloaded", "the server is stopping")
+        visit = self.admit(key.user_id)
         request_id = question.requestId or uuid.uuid4().hex
         asker = Asker(self._node, key, request_id)
         about = {"agentId": key.agent_id, "threadId": key.thread_id, "requestId": request_id}
@@ -225,6 +213,7 @@ class AskHandler(JsonHandler):
                 raise
         finally:
             asker.leave()
+            visit.end()
 
     def on_connection_close(self) -> None:
         """The client is gone; its request runs on."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from server.auth import check_secret
 from storage.database import is_connection_uri
 from storage.embedded import default_data_dir
 
@@ -113,20 +114,36 @@ def switch(text: str) -> bool:
     return text == "1"
 
 
-def loopback_address(text: str) -> str:
-    """Parse an address that only this machine can reach."""
+def ip_address(text: str) -> str:
+    """Parse an address to listen on."""
     if text == "localhost":
         return "127.0.0.1"
     try:
-        is_loopback = ipaddress.ip_address(text).is_loopback
+        return str(ipaddress.ip_address(text))
     except ValueError as error:
         raise ValueError("expected an IP address of this machine, such as 127.0.0.1 or ::1") from error
-    if not is_loopback:
-        raise ValueError(
-            "expected a loopback address: without authentication anyone who reaches the server could read everything; "
-            "put a proxy that authenticates in front of 127.0.0.1"
-        )
+
+
+def some_text(text: str) -> str:
+    """Take a text as it is."""
     return text
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Parse web pages' origins (RFC 6454), with commas between."""
+    return tuple(_read_origin(origin.strip()) for origin in text.split(","))
+
+
+def _read_origin(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        is_origin = parts.scheme in {"http", "https"} and text == f"{parts.scheme}://{parts.netloc}"
+        is_usable = is_origin and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ValueError("expected origins such as https://chat.example, with commas between, without paths")
+    return text.lower()
 
 
 def database_url(text: str) -> str:
@@ -161,7 +178,11 @@ class Settings:
         "--port", "PORT", whole_number(0, 65535), "Port to listen on; 0 takes a free one.", default=8888
     )
     address: str = setting(
-        "--address", "CALLBOARD_ADDRESS", loopback_address, "Loopback address to listen on.", default="127.0.0.1"
+        "--address",
+        "CALLBOARD_ADDRESS",
+        ip_address,
+        "Address to listen on; without authentication a loopback address.",
+        default="127.0.0.1",
     )
     data_dir: Path = setting(
         "--data-dir",
@@ -267,6 +288,53 @@ class Settings:
         "An actor that holds the event loop for longer is logged; 0 logs none.",
         default=50,
     )
+    auth_jwt_secret: str | None = setting(
+        "--auth-jwt-secret",
+        "AUTH_JWT_SECRET",
+        check_secret,
+        "Clients need a JSON Web Token signed with it (HS256); better given as a variable, as options can be seen.",
+        is_secret=True,
+    )
+    auth_jwt_public_key_file: Path | None = setting(
+        "--auth-jwt-public-key-file",
+        "AUTH_JWT_PUBLIC_KEY_FILE",
+        path,
+        "Instead: a public key in PEM that tokens verify with (RS256, PS256, ES256, ES384, EdDSA).",
+    )
+    auth_jwt_audience: str | None = setting(
+        "--auth-jwt-audience",
+        "AUTH_JWT_AUDIENCE",
+        some_text,
+        "What a token's aud must be; without it, tokens must have none.",
+    )
+    auth_clock_skew_s: float = setting(
+        "--auth-clock-skew-s",
+        "AUTH_CLOCK_SKEW_S",
+        seconds(0, 3600),
+        "How far the clock of whoever makes the tokens may be off.",
+        default=30.0,
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        "--allowed-origins",
+        "ALLOWED_ORIGINS",
+        origins,
+        "Whose web pages may connect, besides this server's own: https://chat.example,...",
+        default=(),
+    )
+    max_connections: int = setting(
+        "--max-connections",
+        "MAX_CONNECTIONS",
+        whole_number(1, 1_000_000),
+        "How many connections and event streams there may be.",
+        default=20_000,
+    )
+    max_connections_per_user: int = setting(
+        "--max-connections-per-user",
+        "MAX_CONNECTIONS_PER_USER",
+        whole_number(0, 1_000_000),
+        "How many of them one user may have, with authentication; 0 for any number.",
+        default=64,
+    )
     log_level: str = setting(
         "--log-level",
         "LOG_LEVEL",
@@ -290,11 +358,14 @@ def load_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
         ConfigError: for the first setting that cannot be used.
     """
     values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for declared in fields(Settings):
         option, variable = declared.metadata["option"], declared.metadata["variable"]
         text, source = options.get(declared.name), f"{option} ({variable})"
         if text is None:
-            text, source = environ.get(variable) or None, f"{variable} ({option})"
+            text = environ.get(variable) or None
+            source = f"{variable} ({option})" if text is not None else source
+        sources[declared.name] = source
         if text is None:
             continue
         try:
@@ -302,4 +373,32 @@ def load_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
         except ValueError as error:
             shown = "the value given" if declared.metadata["is_secret"] else repr(text)
             raise ConfigError(f"{source}: {error}, got {shown}") from error
-    return Settings(**values)
+    settings = Settings(**values)
+    check_together(settings, sources)
+    return settings
+
+
+def check_together(settings: Settings, sources: Mapping[str, str]) -> None:
+    """Refuse settings that do not go together.
+
+    Args:
+        settings: What is set.
+        sources: Option and variable of each, where its value came from first.
+
+    Raises:
+        ConfigError: for the first of them.
+    """
+    has_secret, has_key = settings.auth_jwt_secret is not None, settings.auth_jwt_public_key_file is not None
+    secret, key = sources["auth_jwt_secret"], sources["auth_jwt_public_key_file"]
+    if has_secret and has_key:
+        raise ConfigError(f"{secret} and {key}: expected one of the two, got both")
+    if has_secret or has_key:
+        return
+    if settings.auth_jwt_audience is not None:
+        raise ConfigError(f"{sources['auth_jwt_audience']}: needs {secret} or {key}")
+    if not ipaddress.ip_address(settings.address).is_loopback:
+        raise ConfigError(
+            f"{sources['address']}: expected a loopback address: without authentication anyone who reaches the server "
+            f"could read everything; set {secret} or {key}, or put a proxy that authenticates in front of 127.0.0.1, "
+            f"got {settings.address!r}"
+        )

@@ -7,6 +7,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from tornado.iostream import IOStream, StreamClosedError
@@ -14,12 +15,14 @@ from tornado.web import HTTPError
 
 from actors.effect_frames import RETRY_AFTER_MS
 from actors.routing import Receipt
-from server import v1_frames
+from server import close_codes, v1_frames
 from server.frames import MAX_SEQ
-from server.json_handler import JsonHandler, Problem, check_key_part
+from server.gate import Visit
+from server.json_handler import Problem, check_key_part
 from server.node import Node
 from server.ping_wheel import PingWheel
 from server.thread_connection import ThreadConnection
+from server.user_handler import UserHandler
 from server.v1_requests import MAX_EPOCH_CHARS
 from storage.records import NO_LOG, OutboxSubscription, SessionKey
 
@@ -86,10 +89,11 @@ class EventConnection(ThreadConnection):
         self._node.subscribe(self, session_key, after=after, log=log, receipt=Receipt.NEVER)
 
 
-class EventsHandler(JsonHandler):
+class EventsHandler(UserHandler):
     """`GET /api/threads/{agentId}/{threadId}/events`."""
 
     _connection: EventConnection | None = None
+    _visit: Visit | None = None
 
     def initialize(self, node: Node, pings: PingWheel) -> None:  # type: ignore[override]
         """Take what the application was made with."""
@@ -98,7 +102,7 @@ class EventsHandler(JsonHandler):
 
     async def get(self, agent_id: str, thread_id: str) -> None:
         """Stream until the client goes or the server stops."""
-        user_id = self.read_key_part("userId") or "local"
+        user_id = self.find_user(self.read_key_part("userId"))
         check_key_part("agentId", agent_id)
         check_key_part("threadId", thread_id)
         if self._node.agents.get(agent_id) is None:
@@ -106,6 +110,7 @@ class EventsHandler(JsonHandler):
         log, after = self._read_place()
         if self._node.is_stopping:
             raise Problem(503, "overloaded", "the server is stopping")
+        self._visit = self.admit(user_id)
         self.set_header("Content-Type", "text/event-stream; charset=UTF-8")
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Accel-Buffering", "no")  # nginx would collect what is to go at once
@@ -119,6 +124,7 @@ class EventsHandler(JsonHandler):
         session_key = str(SessionKey(user_id=user_id, agent_id=agent_id, thread_id=thread_id))
         self._connection.follow(session_key, after=after, log=log)
         self._pings.add(self)
+        self._visit.expire_at(self.credentials.expires_at_s, partial(self._connection.close, close_codes.EXPIRED, ""))
         await self._over.wait()
 
     def _read_place(self) -> tuple[str | None, int]:
@@ -150,6 +156,8 @@ class EventsHandler(JsonHandler):
         self._end()
 
     def _end(self) -> None:
+        if self._visit is not None:
+            self._visit.end()
         if self._connection is not None:
             self._pings.discard(self)
             self._node.detach(self._connection)

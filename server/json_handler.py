@@ -12,6 +12,7 @@ from tornado.web import HTTPError, RequestHandler
 
 from server import frames
 from server.frames import MAX_SEQ, FrameError
+from server.gate import find_gate
 from server.node import Node
 
 NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -20,13 +21,37 @@ RETRY_AFTER_S: Final = "1"
 """When to ask again after a 429 or a 503."""
 
 
+STATUS_BY_CODE: Final[Mapping[str, int]] = {
+    "bad_request": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "unknown_agent": 404,
+    "conflict": 409,
+    "cancelled": 409,
+    "too_large": 413,
+    "busy": 429,
+    "rate_limited": 429,
+    "agent_error": 502,
+    "attempts_exhausted": 502,
+    "overloaded": 503,
+    "agent_timeout": 504,
+}
+"""What an error code of the protocol is in HTTP; 500 for the others."""
+
+CROSS_ORIGIN_HEADERS: Final[Mapping[str, str]] = {
+    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Max-Age": "600",
+}
+
+
 def require_local_host(handler: RequestHandler) -> None:
-    """Refuse requests that name another host.
+    """Refuse requests that name another host, where nobody proves who they are.
 
     Without authentication the server trusts whoever can reach the loopback address. A web page from elsewhere can, if
     it makes its own name resolve to it (DNS rebinding); but then the request carries that name.
     """
-    if not names_loopback(handler.request.host):
+    if find_gate(handler).is_open and not names_loopback(handler.request.host):
         raise HTTPError(421, reason="Misdirected Request")
 
 
@@ -67,6 +92,22 @@ class JsonHandler(RequestHandler):
         """Refuse other hosts' names."""
         require_local_host(self)
 
+    def set_default_headers(self) -> None:
+        """Let pages of the configured origins read the answer (WHATWG Fetch, CORS)."""
+        origin = self.request.headers.get("Origin")
+        if origin is not None and find_gate(self).allows_origin(origin):
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate")
+            self.set_header("Vary", "Origin")
+
+    def options(self, *_path: str) -> None:
+        """Answer what browsers ask before they send another origin's request."""
+        if "Access-Control-Allow-Origin" not in self._headers:
+            raise HTTPError(405)
+        for name, value in CROSS_ORIGIN_HEADERS.items():
+            self.set_header(name, value)
+        self.set_status(204)
+
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
         """Decode a parameter of the query, or a part of the path, which has no name.
 
@@ -91,6 +132,9 @@ class JsonHandler(RequestHandler):
             problem |= {"detail": error.detail, "code": error.code, **error.about}
             if status_code in (429, 503):
                 self.set_header("Retry-After", RETRY_AFTER_S)
+            if status_code == 401:  # RFC 6750, section 3
+                had_some = "Authorization" in self.request.headers
+                self.set_header("WWW-Authenticate", 'Bearer error="invalid_token"' if had_some else "Bearer")
         self.set_header("Content-Type", "application/problem+json")
         self.finish(msgspec.json.encode(problem))  # a dict would make Tornado call it application/json
 

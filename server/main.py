@@ -18,6 +18,7 @@ from server.app import make_app
 from server.config import ConfigError, Settings
 from server.event_loop import make_event_loop
 from server.garbage import collect_garbage_seldom
+from server.gate import Gate, make_gate
 from server.logs import configure_logging
 from server.node import Node
 from storage.database import migrate
@@ -49,12 +50,13 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     """
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gate = make_gate(settings)
     agents = load_agents(settings.agents_file, environ)
     with open_database_for(settings) as dsn:
         migrate(dsn)
         collect_garbage_seldom()
         revive = None if settings.database_url is not None else partial(revive_embedded, settings)
-        run_to_end(run_node(settings, dsn, agents, revive))
+        run_to_end(run_node(settings, dsn, agents, gate, revive))
 
 
 def run_to_end(main: Coroutine[Any, Any, None]) -> None:
@@ -116,7 +118,7 @@ def report_progress(text: str) -> None:
 
 
 async def run_node(
-    settings: Settings, dsn: str, agents: AgentRegistry, revive: Callable[[], None] | None = None
+    settings: Settings, dsn: str, agents: AgentRegistry, gate: Gate, revive: Callable[[], None] | None = None
 ) -> None:
     """Listen, say so on standard output, and serve until SIGINT or SIGTERM; a second one ends the grace at once."""
     node = Node(settings, dsn=dsn, agents=agents)
@@ -129,7 +131,7 @@ async def run_node(
         ) from error
     node.start()
     watch = asyncio.create_task(watch_database(node, revive)) if revive is not None else None
-    server = HTTPServer(make_app(node), max_header_size=MAX_HEADER_BYTES, max_body_size=MAX_BODY_BYTES)
+    server = HTTPServer(make_app(node, gate), max_header_size=MAX_HEADER_BYTES, max_body_size=MAX_BODY_BYTES)
     server.add_sockets(sockets)
     stop = listen_for_signals(node)
     host = f"[{settings.address}]" if ":" in settings.address else settings.address

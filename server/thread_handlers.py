@@ -9,8 +9,9 @@ import re
 from typing import Any
 
 from server.frames import KEY_PART
-from server.json_handler import JsonHandler, Problem, check_key_part
+from server.json_handler import Problem, check_key_part
 from server.thread_reads import ThreadsUnavailable
+from server.user_handler import UserHandler
 from storage.records import SessionKey
 from storage.thread_records import (
     Exchange,
@@ -31,7 +32,7 @@ CURSOR = re.compile(rf"([0-9a-f]{{1,14}})\.({KEY_PART.pattern})\.({KEY_PART.patt
 """Where a page of threads ends: when its last one was begun, its agent and its thread."""
 
 
-class AgentsHandler(JsonHandler):
+class AgentsHandler(UserHandler):
     """`GET /api/agents`."""
 
     def get(self) -> None:
@@ -42,12 +43,12 @@ class AgentsHandler(JsonHandler):
         )
 
 
-class ThreadsHandler(JsonHandler):
+class ThreadsHandler(UserHandler):
     """`GET /api/threads`."""
 
     async def get(self) -> None:
         """Answer with a page of the user's threads, those begun last first."""
-        user_id = self.read_key_part("userId") or "local"
+        user_id = self.find_user(self.read_key_part("userId"))
         agent_id = self.read_key_part("agentId")
         limit = self.read_number("limit", default=DEFAULT_THREADS, most=MOST_THREADS) or DEFAULT_THREADS
         before = read_cursor(self.get_query_argument("before", None, strip=False), user_id)
@@ -62,12 +63,12 @@ class ThreadsHandler(JsonHandler):
         self.write_json(document)
 
 
-class ThreadHandler(JsonHandler):
+class ThreadHandler(UserHandler):
     """`GET /api/threads/{agentId}/{threadId}`."""
 
     async def get(self, agent_id: str, thread_id: str) -> None:
         """Answer with the thread, or a page of it, as it stands at one instant."""
-        user_id = self.read_key_part("userId") or "local"
+        user_id = self.find_user(self.read_key_part("userId"))
         check_key_part("agentId", agent_id)
         check_key_part("threadId", thread_id)
         limit = self.read_number("limit", default=DEFAULT_EXCHANGES, most=MOST_EXCHANGES) or DEFAULT_EXCHANGES

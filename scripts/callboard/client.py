@@ -14,6 +14,7 @@ from callboard.errors import CallboardClosed, CallboardError, CallboardUnreachab
 from callboard.inbox import Inbox, LogFrame
 from callboard.link import Link
 from callboard.reader import ThreadReader
+from callboard.token import TokenSource
 from callboard.topic import Thread
 from server.v1_frames import Cancelled, Error, Message, Restarted, Token
 
@@ -38,7 +39,8 @@ class Callboard:
         url: `ws://host:port` or `http://host:port`, or `wss` and `https`.
         user_id: Who asks; None for the server's default, or if `token` tells.
         agent_id: Who is asked where a thread is given by its id alone; None for the server's default agent.
-        token: Credentials, where the server wants some.
+        token: A JSON Web Token, where the server wants one; or what makes one, called before each connection and
+            each HTTP request, so that a connection whose token has expired can be made again.
         patience_s: How long the first connection may take, all attempts together; 0 for a single attempt. Later ones
             are tried for ever.
         observe: Called with each text frame as it came, before anything is made of it.
@@ -53,7 +55,7 @@ class Callboard:
         *,
         user_id: str | None = None,
         agent_id: str | None = None,
-        token: str | None = None,
+        token: TokenSource | None = None,
         patience_s: float = 10.0,
         observe: Callable[[str], None] | None = None,
         on_connected: Callable[[], None] | None = None,
@@ -62,11 +64,10 @@ class Callboard:
     ) -> None:
         address = Address.parse(url, user_id)
         self._agent_id = agent_id
-        self._token = token
         self._patience_s = patience_s
         self._jitter = jitter
         self._conversation = Conversation()
-        self._reader = ThreadReader(address, self._make_headers)
+        self._reader = ThreadReader(address, token)
         self._link = Link(
             address,
             token,
@@ -243,9 +244,6 @@ class Callboard:
             raise self._link.failure
         if self._runner is None:
             raise CallboardError("not connected: use `async with Callboard(url) as board`")
-
-    def _make_headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token}"} if self._token is not None else {}
 
 
 __all__ = ["AnswerFrame", "Callboard", "Inbox"]

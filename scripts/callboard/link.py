@@ -18,6 +18,7 @@ from callboard.backoff import FINAL_CODES, Backoff
 from callboard.conversation import Conversation, GapFound
 from callboard.errors import CallboardClosed, CallboardUnreachable
 from callboard.reader import ThreadReader
+from callboard.token import TokenSource, find_token
 from callboard.topic import Thread
 
 OPEN_TIMEOUT_S: Final = 5.0
@@ -35,7 +36,11 @@ FETCH_PAUSE_S: Final = 1.0
 PASSING_STATUSES: Final = frozenset({408, 425, 429})
 """Of the answers 4xx, those that another attempt may not get."""
 
+EXPIRED_CODE: Final = 4001
 GAP_CODE: Final = 4003
+
+PASSING: Final = (OSError, TimeoutError, InvalidHandshake, CallboardUnreachable, msgspec.DecodeError, GapFound)
+"""What another attempt may not meet."""
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +71,7 @@ class Link:
     def __init__(
         self,
         address: Address,
-        token: str | None,
+        token: TokenSource | None,
         conversation: Conversation,
         reader: ThreadReader,
         *,
@@ -135,7 +140,7 @@ class Link:
                 self._last_error, asked_s = error, self._take_close(error)
             except InvalidURI as error:
                 self.fail(CallboardClosed(1008, str(error)))
-            except (OSError, TimeoutError, InvalidHandshake, msgspec.DecodeError, GapFound) as error:
+            except PASSING as error:
                 self._last_error = error  # whatever it was, the next attempt may do better
                 if not self._has_connected and (is_refusal(error) or not self._is_patient):
                     self.fail(self.make_unreachable())
@@ -161,7 +166,7 @@ class Link:
         self._hurry.clear()
         async with connect(
             self._address.socket,
-            subprotocols=self._list_subprotocols(),
+            subprotocols=list_subprotocols(await find_token(self._token)),
             open_timeout=OPEN_TIMEOUT_S,
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=None,
@@ -177,19 +182,17 @@ class Link:
             finally:
                 self._socket = None
 
-    def _list_subprotocols(self) -> list[Subprotocol]:
-        names = ["callboard.v1"]
-        if self._token is not None:
-            names.append("bearer." + base64.urlsafe_b64encode(self._token.encode()).decode().rstrip("="))
-        return [Subprotocol(name) for name in names]
-
     def _take_close(self, error: ConnectionClosed) -> float | None:
         """Give up after a final close code; else return how long the server asks to stay away."""
         close = error.rcvd
-        if close is not None and close.code in FINAL_CODES:
+        if close is not None and (close.code in FINAL_CODES or self._has_expired(close.code)):
             self.fail(CallboardClosed(close.code, close.reason))
         goaway = self._conversation.goaway
         return goaway.reconnectAfterMs / 1000 if goaway is not None else None
+
+    def _has_expired(self, code: int) -> bool:
+        """Tell whether the server closed for an expired token, and there will be no other one."""
+        return code == EXPIRED_CODE and not callable(self._token)
 
     async def _serve(self, socket: ClientConnection, backoff: Backoff) -> None:
         """Exchange frames until the connection ends."""
@@ -273,6 +276,14 @@ class Link:
     async def _settle_repeat(self, thread: Thread, request_id: str, event_seq: int) -> None:
         said = await self._reader.read_end(thread, event_seq)
         self._conversation.settle_repeat(thread, request_id, said)
+
+
+def list_subprotocols(token: str | None) -> list[Subprotocol]:
+    """Return what to offer: v1, and the token, if there is one."""
+    names = ["callboard.v1"]
+    if token is not None:
+        names.append("bearer." + base64.urlsafe_b64encode(token.encode()).decode().rstrip("="))
+    return [Subprotocol(name) for name in names]
 
 
 def describe(error: Exception) -> str:

@@ -4,11 +4,11 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from typing import Any, Final
 
 from callboard.address import Address
 from callboard.errors import CallboardError, CallboardUnreachable
+from callboard.token import TokenSource, find_token
 from callboard.topic import Thread
 
 TIMEOUT_S: Final = 10.0
@@ -22,12 +22,12 @@ class ThreadReader:
 
     Args:
         address: The server's.
-        make_headers: Called for the headers of each request.
+        token: Credentials; None for none.
     """
 
-    def __init__(self, address: Address, make_headers: Callable[[], dict[str, str]]) -> None:
+    def __init__(self, address: Address, token: TokenSource | None) -> None:
         self._address = address
-        self._make_headers = make_headers
+        self._token = token
 
     async def read_default_agent(self) -> str:
         """Return the agent that answers where none is named.
@@ -68,7 +68,9 @@ class ThreadReader:
 
     async def _fetch(self, url: str) -> dict[str, Any] | None:
         """GET a JSON document; None if there is none."""
-        request = urllib.request.Request(url, headers=self._make_headers())  # noqa: S310 (made of an http address)
+        token = await find_token(self._token)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 (made of an http address)
         return await asyncio.to_thread(fetch_document, request)
 
 

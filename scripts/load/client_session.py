@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from callboard import (
@@ -34,6 +35,7 @@ from scripts.load.plan import LoadPlan
 from scripts.load.recorder import Count, Metric, Recorder
 from scripts.load.session import ServerLostError
 from scripts.load.verifier import Violation
+from scripts.tokens import TokenMint
 from server.v1_frames import EffectFrame, Hello
 
 RECENT_EVENTS: Final = 40
@@ -47,9 +49,10 @@ class ClientSession:
         plan: What to do.
         number: Which session, from 1.
         recorder: Where figures and violations go.
+        mint: Makes its tokens; None for none.
     """
 
-    def __init__(self, plan: LoadPlan, number: int, recorder: Recorder) -> None:
+    def __init__(self, plan: LoadPlan, number: int, recorder: Recorder, mint: TokenMint | None = None) -> None:
         self._plan = plan
         self._recorder = recorder
         self._random = random.Random(f"{plan.seed}-{number}")  # noqa: S311 (to be repeated, not to be secret)
@@ -67,6 +70,7 @@ class ClientSession:
         self._board = Callboard(
             plan.url,
             user_id=plan.make_user(number),
+            token=partial(mint.make, plan.make_user(number)) if mint is not None else None,
             patience_s=max(plan.patience_s, 0.1),
             observe=self._observe,
             on_connected=self._note_connected,

@@ -132,8 +132,8 @@ class Connection(WSListener):  # type: ignore[misc,unused-ignore]
         return Ending.LEFT if is_answer else Ending.CLOSED
 
 
-async def open_connection(url: str, take: Callable[[bytes], None]) -> Connection:
-    """Connect.
+async def open_connection(url: str, take: Callable[[bytes], None], token: str | None = None) -> Connection:
+    """Connect, with a token if the server wants one.
 
     Raises:
         ConnectFailedError: If it may work later.
@@ -151,6 +151,7 @@ async def open_connection(url: str, take: Callable[[bytes], None]) -> Connection
                 auto_ping_reply_timeout=PONG_TIMEOUT_S,
                 max_frame_size=MAX_FRAME_BYTES,
                 max_redirects=0,
+                extra_headers={} if token is None else {"Authorization": f"Bearer {token}"},
             )
     except TimeoutError as error:
         raise ConnectFailedError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from error

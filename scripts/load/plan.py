@@ -6,6 +6,7 @@ from functools import cached_property
 from urllib.parse import urlencode
 
 from callboard.address import Address
+from scripts.tokens import TokenMint
 
 METRONOME = "metronome"
 
@@ -86,3 +87,8 @@ class LoadPlan:
     def _schedule(self) -> str:
         schedule = {"tokens": self.tokens, "interval_ms": self.interval_ms, "first_token_ms": self.first_token_ms}
         return json.dumps(schedule)
+
+
+def make_token(plan: LoadPlan, session: int, mint: TokenMint | None) -> str | None:
+    """Return what a session proves with who it is; None where that is not wanted."""
+    return None if mint is None else mint.make(plan.make_user(session))

@@ -12,9 +12,10 @@ from typing import Any, Final
 from scripts.load.client_session import ClientSession
 from scripts.load.connection import ConnectFailedError, ServerRefusedError, open_connection
 from scripts.load.outcome import End, Outcome
-from scripts.load.plan import LoadPlan
+from scripts.load.plan import LoadPlan, make_token
 from scripts.load.recorder import Metric, Recorder, Sample
 from scripts.load.session import Outages, ServerLostError, Session
+from scripts.tokens import TokenMint
 
 SAMPLE_S: Final = 1.0
 AnySession = Session | ClientSession
@@ -23,31 +24,34 @@ LAG_S: Final = 0.02
 """How often to look whether the load generator itself is late."""
 
 
-def run_plan(plan: LoadPlan, recorder: Recorder, show: Callable[[Sample], None]) -> Outcome:
+def run_plan(
+    plan: LoadPlan, recorder: Recorder, show: Callable[[Sample], None], mint: TokenMint | None = None
+) -> Outcome:
     """Carry out a plan, on uvloop if it is there.
 
     Args:
         plan: What to do.
         recorder: Where figures and violations go.
         show: Called about every second.
+        mint: Makes the users' tokens; None where the server wants none.
     """
     factory = import_module("uvloop").new_event_loop if find_spec("uvloop") is not None else None
     _allow_connections(plan.sessions)
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_run(plan, recorder, show))
+        return runner.run(_run(plan, recorder, show, mint))
 
 
-async def _run(plan: LoadPlan, recorder: Recorder, show: Callable[[Sample], None]) -> Outcome:
+async def _run(plan: LoadPlan, recorder: Recorder, show: Callable[[Sample], None], mint: TokenMint | None) -> Outcome:
     outages = Outages()
     numbers = range(1, plan.sessions + 1)
     sessions: Sequence[AnySession]
     if plan.protocol == "bare":
-        sessions = [Session(plan, number, recorder, outages) for number in numbers]
+        sessions = [Session(plan, number, recorder, outages, mint) for number in numbers]
     else:
-        sessions = [ClientSession(plan, number, recorder) for number in numbers]
+        sessions = [ClientSession(plan, number, recorder, mint) for number in numbers]
     with _watch(_sample(sessions, recorder, show)), _watch(_measure_lag(recorder)), _hear_interrupt() as interrupt:
         try:
-            await _find_server_unless(interrupt, plan)
+            await _find_server_unless(interrupt, plan, mint)
             if not interrupt.is_set():
                 await _run_sessions(plan, sessions, interrupt)
         except (ConnectFailedError, ServerRefusedError, ServerLostError) as error:
@@ -57,9 +61,9 @@ async def _run(plan: LoadPlan, recorder: Recorder, show: Callable[[Sample], None
     return Outcome(end=End.INTERRUPTED if interrupt.is_set() else End.COMPLETED)
 
 
-async def _find_server_unless(interrupt: asyncio.Event, plan: LoadPlan) -> None:
+async def _find_server_unless(interrupt: asyncio.Event, plan: LoadPlan, mint: TokenMint | None) -> None:
     """Find the server, or stop looking at an interrupt: one that does not answer is waited for for seconds."""
-    tasks = (asyncio.create_task(_find_server(plan)), asyncio.create_task(interrupt.wait()))
+    tasks = (asyncio.create_task(_find_server(plan, mint)), asyncio.create_task(interrupt.wait()))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if tasks[0].done():
@@ -70,9 +74,9 @@ async def _find_server_unless(interrupt: asyncio.Event, plan: LoadPlan) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _find_server(plan: LoadPlan) -> None:
+async def _find_server(plan: LoadPlan, mint: TokenMint | None) -> None:
     """Connect and leave, so that what is wrong with the address is said at once, and once."""
-    connection = await open_connection(plan.make_url(0), lambda _payload: None)
+    connection = await open_connection(plan.make_url(0), lambda _payload: None, make_token(plan, 0, mint))
     connection.leave()
     await connection.ended
     connection.raise_if_refused()

@@ -6,14 +6,16 @@ stay connected: connect ──> send again what is unheard ──> closed ──
 
 import asyncio
 import random
+from functools import partial
 from itertools import count
 from typing import Final
 
 from scripts.load.answer import Ending
 from scripts.load.connection import ConnectFailedError, Connection, open_connection
 from scripts.load.conversation import Conversation
-from scripts.load.plan import LoadPlan
+from scripts.load.plan import LoadPlan, make_token
 from scripts.load.recorder import Count, Metric, Recorder
+from scripts.tokens import TokenMint
 
 CHAOS_PAUSE_S: Final = 0.2
 """Mean time from a disconnect by chaos to the next connect, exponentially distributed."""
@@ -47,11 +49,15 @@ class Session:
         number: Which session, from 1.
         recorder: Where figures and violations go.
         outages: Shared by all sessions of the run.
+        mint: Makes its token; None for none.
     """
 
-    def __init__(self, plan: LoadPlan, number: int, recorder: Recorder, outages: Outages) -> None:
+    def __init__(
+        self, plan: LoadPlan, number: int, recorder: Recorder, outages: Outages, mint: TokenMint | None = None
+    ) -> None:
         self._plan = plan
         self._url = plan.make_url(number)
+        self._make_token = partial(make_token, plan, number, mint)
         self._recorder = recorder
         self._outages, self._outages_seen = outages, outages.seen
         self._random = random.Random(f"{plan.seed}-{number}")  # noqa: S311 (to be repeated, not to be secret)
@@ -157,7 +163,7 @@ class Session:
         for attempt in count():
             began_at_s = self._recorder.clock()
             try:
-                connection = await open_connection(self._url, self._conversation.take)
+                connection = await open_connection(self._url, self._conversation.take, self._make_token())
             except ConnectFailedError as error:
                 self._recorder.counts[Count.UNREACHED] += 1
                 self._outages.seen += 1

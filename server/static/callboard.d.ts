@@ -76,7 +76,7 @@ export interface CallboardOptions {
   userId?: string;
   /** Who is asked where a thread is given by its id alone; left out for the server's default agent. */
   agentId?: string;
-  /** Credentials, or what gives fresh ones for each connection. */
+  /** A JSON Web Token, where the server wants one; or what makes one, called before each connection and each HTTP request. */
   token?: string | (() => string | Promise<string>);
   /** Where `follow` keeps its place. */
   storage?: PlaceStorage;

@@ -26,6 +26,7 @@ const MAX_APART = 64;
 const PONG_TIMEOUT_MS = 8_000;
 const FETCH_PAUSE_MS = 1_000;
 const FETCH_TIMEOUT_MS = 10_000;
+const EXPIRED_CODE = 4001;
 const GAP_CODE = 4003;
 const SOCKET_PATH = "/api/chat/ws";
 const DEFAULT_LIMITS = { frameBytes: 65_536, messageBytes: 32_768, subscriptions: 256 };
@@ -707,10 +708,16 @@ export class Callboard {
     clearTimeout(this.#reconnectTimer);
     const attempt = {}; // stands for the socket until there is one, so that a later attempt is told from this one
     this.#socket = attempt;
+    let token;
+    try {
+      token = await this.#findToken();
+    } catch (error) {
+      if (this.#socket === attempt) this.#retry(error.message);
+      return;
+    }
+    if (this.#socket !== attempt || this.#failure) return;
     let socket;
     try {
-      const token = typeof this.#token === "function" ? await this.#token() : this.#token;
-      if (this.#socket !== attempt || this.#failure) return;
       const protocols = token === undefined ? ["callboard.v1"] : ["callboard.v1", `bearer.${encodeToken(token)}`];
       socket = new this.#WebSocket(this.#address.socket, protocols);
     } catch (error) {
@@ -728,7 +735,8 @@ export class Callboard {
   }
 
   #takeClose(code, reason) {
-    if (endsForGood(code)) {
+    const hasExpired = code === EXPIRED_CODE && typeof this.#token !== "function"; // and there will be no other token
+    if (endsForGood(code) || hasExpired) {
       const message = `the connection was closed for good: ${code} ${reason}`.trimEnd();
       this.#fail(new CallboardError("closed", message, { closeCode: code }));
     } else {
@@ -832,6 +840,15 @@ export class Callboard {
     }
   }
 
+  /** Return the token to use now; throws if there should be one and is none for now. */
+  async #findToken() {
+    try {
+      return typeof this.#token === "function" ? await this.#token() : this.#token;
+    } catch (error) {
+      throw new CallboardError("unreachable", `token: could not be had: ${error?.message ?? error}`, { retryable: true });
+    }
+  }
+
   async #readEnd(thread, eventSeq) {
     for (let before; ; ) {
       const page = await this.#get(["threads", thread.agentId, thread.threadId], { before, limit: 100 });
@@ -845,7 +862,7 @@ export class Callboard {
   async #get(path, query = {}) {
     const given = Object.entries({ ...query, userId: this.#address.userId ?? undefined }).filter(([, value]) => value !== undefined);
     const url = `${this.#address.http}/${path.map(encodeURIComponent).join("/")}?${new URLSearchParams(given)}`;
-    const token = typeof this.#token === "function" ? await this.#token() : this.#token;
+    const token = await this.#findToken();
     const headers = token === undefined ? {} : { Authorization: `Bearer ${token}` };
     let response;
     try {

@@ -7,12 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -337,3 +339,34 @@ def test_types_pass_the_compiler(node: str) -> None:
 
     assert done.stdout == ""
     assert done.returncode == 0
+
+
+# Tokens
+
+
+def test_another_token_is_fetched_when_one_expires(servers: Servers, node: str, module: str, thread: str) -> None:
+    secret = "0123456789abcdef0123456789abcdef"
+    server = servers.start("--auth-clock-skew-s", "0", AUTH_JWT_SECRET=secret)
+
+    def make_token(lifetime_s: float) -> str:
+        return jwt.encode({"sub": "ada", "exp": time.time() + lifetime_s}, secret, algorithm="HS256")
+
+    async def give_token(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n{make_token(1.0)}".encode())
+        writer.close()
+
+    async def scene() -> None:
+        product = await asyncio.start_server(give_token, "127.0.0.1", 0)
+        tokens = f"http://127.0.0.1:{product.sockets[0].getsockname()[1]}/"
+        arguments = {"url": make_url(server.port), "thread": thread, "text": make_schedule(100, 25), "isHasty": True}
+        async with product, play(node, module, "tokens", tokens=tokens, **arguments) as played:
+            frames, count = await played.read_all()
+        check_answer(frames, 100)
+        assert count >= 4
+
+        for token, code in ((make_token(-5.0), 4001), ("nonsense", 4500)):
+            async with play(node, module, "badToken", url=make_url(server.port), token=token) as played:
+                (failure,) = await played.read_all()
+            assert (failure["isOurs"], failure["closeCode"]) == (True, code)
+
+    run(scene())

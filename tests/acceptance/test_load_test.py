@@ -216,7 +216,7 @@ def serve_wrongly(edit: Callable[[Frames], Frames], *, tear: bool = False) -> It
             request = json.loads(text)
             about = {name: request[name] for name in ("threadId", "agentId") if name in request}
             if request["type"] == "subscribe":
-                place = {"epoch": "e", "after": request["after"] or 0, "head": 0, "active": []}
+                place: dict[str, Any] = {"epoch": "e", "after": request["after"] or 0, "head": 0, "active": []}
                 await self.send({"type": "ready", **about, **place})
             elif request["type"] in ("chat", "message"):
                 await self.answer(request, about)

@@ -6,6 +6,8 @@ import pytest
 
 from server.config import ConfigError, Settings, load_settings
 
+SECRET = "0123456789abcdef0123456789abcdef"
+
 # Field, option, variable, a good value and what becomes of it.
 SETTINGS: list[tuple[str, str, str, str, Any]] = [
     ("port", "--port", "PORT", "0", 0),
@@ -32,10 +34,32 @@ SETTINGS: list[tuple[str, str, str, str, Any]] = [
     ("writer_queue_bytes", "--writer-queue-bytes", "WRITER_QUEUE_BYTES", "1024", 1024),
     ("shutdown_grace_s", "--shutdown-grace-s", "SHUTDOWN_GRACE_S", "0", 0.0),
     ("slow_handler_ms", "--slow-handler-ms", "SLOW_HANDLER_MS", "0", 0),
+    ("auth_jwt_secret", "--auth-jwt-secret", "AUTH_JWT_SECRET", SECRET, SECRET),
+    (
+        "auth_jwt_public_key_file",
+        "--auth-jwt-public-key-file",
+        "AUTH_JWT_PUBLIC_KEY_FILE",
+        "/etc/callboard.pem",
+        Path("/etc/callboard.pem"),
+    ),
+    ("auth_jwt_audience", "--auth-jwt-audience", "AUTH_JWT_AUDIENCE", "callboard", "callboard"),
+    ("auth_clock_skew_s", "--auth-clock-skew-s", "AUTH_CLOCK_SKEW_S", "0", 0.0),
+    (
+        "allowed_origins",
+        "--allowed-origins",
+        "ALLOWED_ORIGINS",
+        "https://chat.example, http://127.0.0.1:3000",
+        ("https://chat.example", "http://127.0.0.1:3000"),
+    ),
+    ("max_connections", "--max-connections", "MAX_CONNECTIONS", "1", 1),
+    ("max_connections_per_user", "--max-connections-per-user", "MAX_CONNECTIONS_PER_USER", "0", 0),
     ("log_level", "--log-level", "LOG_LEVEL", "debug", "DEBUG"),
     ("log_format", "--log-format", "LOG_FORMAT", "JSON", "json"),
 ]
 NAMES = [name for name, *_ in SETTINGS]
+
+COMPANIONS: dict[str, dict[str, str | None]] = {"auth_jwt_audience": {"auth_jwt_secret": SECRET}}
+"""What a setting needs beside it."""
 
 BAD_VALUES: list[tuple[str, str]] = [
     ("port", "eighty"),
@@ -75,6 +99,17 @@ BAD_VALUES: list[tuple[str, str]] = [
     ("shutdown_grace_s", "-1"),
     ("shutdown_grace_s", "3601"),
     ("slow_handler_ms", "-1"),
+    ("auth_jwt_secret", "too short"),
+    ("auth_jwt_secret", "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----"),
+    ("auth_clock_skew_s", "3601"),
+    ("allowed_origins", "*"),
+    ("allowed_origins", "chat.example"),
+    ("allowed_origins", "https://chat.example/"),
+    ("allowed_origins", "https://ann@chat.example"),
+    ("allowed_origins", "https://chat.example,"),
+    ("allowed_origins", "https://chat.example:99999"),
+    ("max_connections", "0"),
+    ("max_connections_per_user", "-1"),
     ("log_level", "LOUD"),
     ("log_format", "xml"),
 ]
@@ -108,6 +143,13 @@ def test_defaults_are_as_documented() -> None:
         effect_ttl_s=86_400.0,
         retention_days=0.0,
         shutdown_grace_s=10.0,
+        auth_jwt_secret=None,
+        auth_jwt_public_key_file=None,
+        auth_jwt_audience=None,
+        auth_clock_skew_s=30.0,
+        allowed_origins=(),
+        max_connections=20_000,
+        max_connections_per_user=64,
         slow_handler_ms=50,
         log_level="INFO",
         log_format="text",
@@ -116,17 +158,17 @@ def test_defaults_are_as_documented() -> None:
 
 @pytest.mark.parametrize(("name", "option", "variable", "text", "value"), SETTINGS, ids=NAMES)
 def test_setting_comes_from_its_option(name: str, option: str, variable: str, text: str, value: Any) -> None:
-    assert getattr(load_settings({name: text}, {}), name) == value
+    assert getattr(load_settings({name: text, **COMPANIONS.get(name, {})}, {}), name) == value
 
 
 @pytest.mark.parametrize(("name", "option", "variable", "text", "value"), SETTINGS, ids=NAMES)
 def test_setting_comes_from_its_variable(name: str, option: str, variable: str, text: str, value: Any) -> None:
-    assert getattr(load_settings({name: None}, {variable: text}), name) == value
+    assert getattr(load_settings({name: None, **COMPANIONS.get(name, {})}, {variable: text}), name) == value
 
 
 @pytest.mark.parametrize(("name", "option", "variable", "text", "value"), SETTINGS, ids=NAMES)
 def test_option_wins_over_its_variable(name: str, option: str, variable: str, text: str, value: Any) -> None:
-    assert getattr(load_settings({name: text}, {variable: "not looked at"}), name) == value
+    assert getattr(load_settings({name: text, **COMPANIONS.get(name, {})}, {variable: "not looked at"}), name) == value
 
 
 @pytest.mark.parametrize(("name", "option", "variable", "text", "value"), SETTINGS, ids=NAMES)
@@ -152,11 +194,33 @@ def test_bad_value_names_option_variable_and_value(name: str, text: str) -> None
         assert option in words
         assert variable in words
         assert "expected" in words
-        assert repr(text) in words or name == "database_url"
+        assert (repr(text) in words) != (name in {"database_url", "auth_jwt_secret"})
 
 
 def test_localhost_is_an_address_of_this_machine() -> None:
     assert load_settings({"address": "localhost"}, {}).address == "127.0.0.1"
+
+
+def test_with_authentication_any_address_will_do() -> None:
+    assert load_settings({"address": "0.0.0.0", "auth_jwt_secret": SECRET}, {}).address == "0.0.0.0"
+    assert load_settings({"address": "::", "auth_jwt_public_key_file": "/k.pem"}, {}).address == "::"
+
+
+def test_two_keys_are_one_too_many() -> None:
+    with pytest.raises(
+        ConfigError, match=r"--auth-jwt-secret \(AUTH_JWT_SECRET\) and AUTH_JWT_PUBLIC_KEY_FILE \("
+    ) as no:
+        load_settings({"auth_jwt_secret": SECRET}, {"AUTH_JWT_PUBLIC_KEY_FILE": "/k.pem"})
+    assert SECRET not in str(no.value)
+
+
+def test_audience_without_a_key_would_check_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"^AUTH_JWT_AUDIENCE .*AUTH_JWT_SECRET"):
+        load_settings({}, {"AUTH_JWT_AUDIENCE": "callboard"})
+
+
+def test_secrets_are_not_shown() -> None:
+    assert SECRET not in repr(load_settings({"auth_jwt_secret": SECRET}, {}))
 
 
 def test_paths_may_begin_at_home() -> None:

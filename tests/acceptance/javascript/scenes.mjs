@@ -48,6 +48,29 @@ async function describeFailure(work) {
 }
 
 const scenes = {
+  /** Asks with tokens that expire, of which the second cannot be had; prints the answer's frames, and how many there were. */
+  async tokens() {
+    let count = 0;
+    const token = async () => {
+      count += 1;
+      if (count === 2) throw new Error("the product's own server is away");
+      const response = await fetch(given.tokens);
+      return response.text();
+    };
+    const board = makeBoard({ token });
+    await board.open();
+    const frames = [];
+    for await (const frame of board.send(given.thread, given.text)) frames.push(frame);
+    board.close();
+    print(frames);
+    print(count);
+  },
+
+  /** Prints how a board fails whose only token does not do. */
+  async badToken() {
+    print(await describeFailure(() => makeBoard({ token: given.token }).open()));
+  },
+
   /** Asks one after the other, and prints each answer's frames. */
   async answers() {
     const board = makeBoard();
