@@ -35,6 +35,7 @@ from actors.messages import (
     SubscriptionRead,
     UnsubscribeConnection,
 )
+from actors.outbox_reads import POLL_HEADS, OutboxReads, PageRequest
 from actors.routing import (
     Command,
     PassOver,
@@ -54,12 +55,8 @@ from actors.routing import (
     subscribe,
     take,
 )
-from storage.records import OutboxPage
 
 log = logging.getLogger(__name__)
-
-PAGE_EFFECTS: Final = 256
-"""Effects per read of the outbox."""
 
 HEADS_PER_POLL: Final = 200
 """Sessions looked at per poll: the rest follow at the next ones, so that ten thousand idle connections cost next to
@@ -71,8 +68,6 @@ has taken effects, while that is on its way to the database."""
 
 RETRY_READ_S: Final = 0.5
 """How long after a failed read a connection's attachment is tried again."""
-
-POLL_HEADS = "poll heads"
 
 
 @dataclass(slots=True)
@@ -100,16 +95,6 @@ class _Unattended:
     submitted_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """A read of the outbox for one subscriber."""
-
-    connection_id: str
-    session_key: str
-    after: int
-    reads_all: bool
-
-
 class DeliveryActor(BaseActor):
     """One per node."""
 
@@ -125,6 +110,7 @@ class DeliveryActor(BaseActor):
     def receiveMsg_StartDelivery(self, message: StartDelivery, _sender: ActorAddress) -> None:
         """Begin."""
         self._services = message.services
+        self._outbox = OutboxReads(message.services.reads, self.myAddress)
         self._arm_poll()
 
     def receiveMsg_AttachConnection(self, message: AttachConnection, _sender: ActorAddress) -> None:
@@ -269,7 +255,7 @@ class DeliveryActor(BaseActor):
         request = message.request
         if isinstance(request, AttachConnection | SubscribeConnection):
             self.wakeupAfter(RETRY_READ_S, request)
-        elif isinstance(request, _Page):
+        elif isinstance(request, PageRequest):
             if request.session_key in self._routes:
                 self._step(
                     request.session_key,
@@ -304,7 +290,7 @@ class DeliveryActor(BaseActor):
                 case SendEffects():
                     self._services.sink.send_effects(command.connection_ids, session_key, command.effects)
                 case ReadOutbox():
-                    self._read_page(_Page(command.connection_id, session_key, command.after, command.reads_all))
+                    self._read_page(PageRequest(command.connection_id, session_key, command.after, command.reads_all))
                 case PassOver():
                     self._services.sink.pass_over(command.connection_id, session_key, command.after, command.seq)
                 case ReportDelivery():
@@ -314,65 +300,20 @@ class DeliveryActor(BaseActor):
 
     def _read_backlog(self, connection_id: str, session_keys: tuple[str, ...]) -> None:
         attachment = self._connections.get(connection_id)
-        if attachment is None or attachment.asked_at is None or not session_keys:
-            return
-        reads, asked_at = self._services.reads, attachment.asked_at
-        reads.fetch(
-            AttachConnection(connection_id=connection_id, session_keys=session_keys, asked_at=asked_at),
-            partial(reads.outbox.read_backlog, session_keys, limit=PAGE_EFFECTS, ended_before=asked_at),
-            self.myAddress,
-            lambda backlogs: BacklogRead(
-                connection_id=connection_id, session_keys=session_keys, backlogs=tuple(backlogs)
-            ),
-        )
+        if attachment is not None and attachment.asked_at is not None and session_keys:
+            self._outbox.fetch_backlog(
+                AttachConnection(connection_id=connection_id, session_keys=session_keys, asked_at=attachment.asked_at)
+            )
 
     def _read_subscription(self, request: SubscribeConnection) -> None:
         attachment = self._connections.get(request.connection_id)
-        if attachment is None or attachment.subscribing.get(request.session_key) is not request:
-            return
-        reads = self._services.reads
-        reads.fetch(
-            request,
-            partial(
-                reads.outbox.read_subscription,
-                request.session_key,
-                after=request.after,
-                log=request.log,
-                limit=PAGE_EFFECTS,
-            ),
-            self.myAddress,
-            lambda found: SubscriptionRead(request=request, found=found),
-        )
+        if attachment is not None and attachment.subscribing.get(request.session_key) is request:
+            self._outbox.fetch_subscription(request)
 
-    def _read_page(self, page: _Page) -> None:
+    def _read_page(self, page: PageRequest) -> None:
         attachment = self._connections.get(page.connection_id)
-        if attachment is None:
-            return
-        read = self._read_log if page.reads_all else partial(self._read_undelivered, attachment.asked_at)
-        self._services.reads.fetch(
-            page,
-            partial(read, page),
-            self.myAddress,
-            lambda found: OutboxPageRead(
-                connection_id=page.connection_id,
-                session_key=page.session_key,
-                after=page.after,
-                effects=found.effects,
-                complete=found.complete,
-                head=found.head,
-            ),
-        )
-
-    def _read_log(self, page: _Page) -> OutboxPage:
-        """Runs in a thread."""
-        return self._services.reads.outbox.read_log(page.session_key, after=page.after, limit=PAGE_EFFECTS)
-
-    def _read_undelivered(self, asked_at: datetime | None, page: _Page) -> OutboxPage:
-        """Runs in a thread."""
-        effects = self._services.reads.outbox.read_undelivered(
-            page.session_key, after=page.after, limit=PAGE_EFFECTS, ended_before=asked_at
-        )
-        return OutboxPage(effects=effects, complete=len(effects) < PAGE_EFFECTS, head=0)
+        if attachment is not None:
+            self._outbox.fetch_page(page, attachment.asked_at)
 
     def _poll_heads(self) -> None:
         attended = []
@@ -381,16 +322,10 @@ class DeliveryActor(BaseActor):
             self._routes[session_key] = route  # to the end of the line
             if route.subscribers:
                 attended.append(session_key)
-        if not attended:
+        if attended:
+            self._outbox.fetch_heads(attended)
+        else:
             self._arm_poll()
-            return
-        reads = self._services.reads
-        reads.fetch(
-            POLL_HEADS,
-            partial(reads.outbox.read_heads, attended),
-            self.myAddress,
-            lambda heads: HeadsRead(heads=heads),
-        )
 
     def _drop_unattended(self) -> None:
         """Drop routes whose last connection went long enough ago, and whose reports are stored; the oldest first."""

@@ -17,7 +17,7 @@ from thespian.actors import ActorAddress
 from actors.agents.protocol import TokenUsage
 from actors.routing import Receipt
 from actors.services import Services, SweeperPort
-from storage.records import OutboxBacklog, OutboxEffect, OutboxSubscription
+from storage.outbox_records import OutboxBacklog, OutboxEffect, OutboxSubscription
 
 # The edge asks. It counts what it has asked for as long as anybody holds it (`server.intake`): hence `weakref_slot`.
 

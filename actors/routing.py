@@ -21,7 +21,8 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from storage.records import EffectsDelivery, EffectStatus, OutboxEffect
+from storage.outbox_records import OutboxEffect
+from storage.records import EffectsDelivery, EffectStatus
 
 WINDOW_BYTES: Final = 256 * 1024
 """What may be sent to a connection and not yet taken by its socket before it is taken off live pushing."""

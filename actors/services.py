@@ -8,8 +8,9 @@ from thespian.actors import ActorAddress
 
 from actors.agent_slices import AgentSlices
 from actors.agents.registry import AgentRegistry
+from storage.outbox_records import OutboxEffect, OutboxSubscription
 from storage.outbox_store import OutboxStore
-from storage.records import EffectsDelivery, OutboxEffect, OutboxSubscription, SessionClaim, SessionWrite
+from storage.records import EffectsDelivery, SessionClaim, SessionWrite
 from storage.retention_records import RetentionPolicy, SweepFailed, SweepStepDone
 from storage.session_store import SessionStore
 

@@ -42,8 +42,8 @@ from actors.session_ends import abandon, halt, settle
 from actors.session_state import RunningTurn, SessionState
 from actors.session_steps import Message, step
 from actors.turn_runner import TurnRunner
+from storage.outbox_records import OutboxEffect
 from storage.records import (
-    OutboxEffect,
     SessionClaim,
     SessionClaimed,
     SessionKey,

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from tornado.iostream import StreamClosedError
 
 from server import close_codes
-from storage.records import OutboxSubscription, SessionKey
+from storage.outbox_records import OutboxSubscription
+from storage.records import SessionKey
 
 MAX_NOTICE_BYTES: Final = 1024 * 1024
 """Notices that may wait for one connection. Only a client that sends garbage without end and reads none of the answers

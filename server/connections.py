@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from server.connection import Connection, Dialect, EncodedEffect
-from storage.records import OutboxEffect, OutboxSubscription, SessionKey
+from storage.outbox_records import OutboxEffect, OutboxSubscription
+from storage.records import SessionKey
 
 
 class Connections:

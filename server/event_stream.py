@@ -24,7 +24,8 @@ from server.ping_wheel import PingWheel
 from server.thread_connection import ThreadConnection
 from server.user_handler import UserHandler
 from server.v1_requests import MAX_EPOCH_CHARS
-from storage.records import NO_LOG, OutboxSubscription, SessionKey
+from storage.outbox_records import NO_LOG, OutboxSubscription
+from storage.records import SessionKey
 
 PLACE = re.compile(rf"([0-9a-f]{{1,{MAX_EPOCH_CHARS}}})\.([0-9]{{1,19}})", re.ASCII)
 """An event's id: the log's name, and the place in it."""

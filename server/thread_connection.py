@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from server import close_codes
 from server.connection import Connection, DeliveryReports, Dialect, EncodedEffect, Socket
-from storage.records import OpenTurn, OutboxSubscription
+from storage.outbox_records import OpenTurn, OutboxSubscription
 
 MAX_UNSENT_BYTES: Final = 1024 * 1024
 """What is held for a slow reader, of all its threads together; the rest waits in the outbox."""

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Final, TypeVar
 
 from storage.errors import DatabaseUnavailable
+from storage.outbox_records import OutboxEffect
 from storage.reader import StorageReader
-from storage.records import OutboxEffect
 from storage.thread_records import ThreadPage, ThreadPlace, ThreadSummary
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from uuid import UUID
 import peewee
 
 from storage.array_literal import make_text_array
-from storage.records import (
+from storage.outbox_records import (
     NO_LOG,
     OpenTurn,
     OutboxBacklog,
@@ -16,8 +16,8 @@ from storage.records import (
     OutboxPage,
     OutboxSubscription,
     SubscriptionRefusal,
-    make_input_key,
 )
+from storage.records import make_input_key
 from storage.tables import Effect, Session
 from storage.thread_records import name_log
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import peewee
 
-from storage.records import OutboxEffect
+from storage.outbox_records import OutboxEffect
 from storage.thread_records import (
     Answer,
     EndRow,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from actors.delivery import PAGE_EFFECTS
+from actors.outbox_reads import PAGE_EFFECTS
 from scripts.bench.benchmark import Sample
 from scripts.bench.outbox_databases import hold_connection
 from scripts.bench.outbox_fed_writer import FedWriter

@@ -22,6 +22,7 @@ class _Frame(msgspec.Struct):
 
     type: str
     seq: int | None = None
+    after: int = 0
     code: str = ""
 
 
@@ -39,13 +40,18 @@ class ResumeClient(WSListener):
         self.cursor = 0
         self._caught_up: asyncio.Future[float] | None = None
 
-    async def resume(self, thread_id: str, *, after: int) -> float:
+    async def resume(self, thread_id: str, *, after: int | None) -> float:
         """Subscribe, and return how long it took until the last frame that was stored by then, in seconds.
+
+        Args:
+            thread_id: Which thread.
+            after: The last effect that it has; None for what the server chooses.
 
         Raises:
             ResumeBroken: If a frame is missing, doubled or out of order, or the connection is closed.
         """
-        self.cursor = after
+        self.cursor = after or 0
+        self._is_begun = after is not None
         self._caught_up = asyncio.get_running_loop().create_future()
         began_s = time.perf_counter()
         request = Subscribe(threadId=thread_id, agentId=AGENT_ID, after=after)
@@ -61,7 +67,9 @@ class ResumeClient(WSListener):
         if frame.msg_type != WSMsgType.TEXT:
             return
         shown = _decode(frame.get_payload_as_memoryview())
-        if shown.type == "replay_complete":
+        if shown.type == "ready" and not self._is_begun:
+            self.cursor, self._is_begun = shown.after, True
+        elif shown.type == "replay_complete":
             if shown.seq != self.cursor:
                 self._fail(f"the replay was called complete at {shown.seq}, and came to {self.cursor}")
             elif self._caught_up is not None and not self._caught_up.done():
@@ -80,6 +88,10 @@ class ResumeClient(WSListener):
     def _fail(self, reason: str) -> None:
         if self._caught_up is not None and not self._caught_up.done():
             self._caught_up.set_exception(ResumeBroken(reason))
+
+    def stop_reading(self) -> None:
+        """Take nothing any more from the operating system."""
+        self._transport.underlying_transport.pause_reading()
 
     def close(self) -> None:
         """Close the connection."""

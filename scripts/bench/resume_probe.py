@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Final
 
 from scripts.bench.benchmark import Sample
 from scripts.bench.idle_probe import allow_connections
+from scripts.bench.measurement import find_percentile
 from scripts.bench.stream_load import StreamLoad
 from scripts.bench.stream_servers import Streamer, run_server
 from server.event_loop import make_event_loop
@@ -14,6 +16,12 @@ from server.event_loop import make_event_loop
 RESUME_MS: Final = "resume_ms"
 CAUGHT_UP_S: Final = "caught_up_s"
 CONNECTED_S: Final = "connected_s"
+
+FIRST_P50_MS: Final = "first_p50_ms"
+FIRST_P99_MS: Final = "first_p99_ms"
+
+FLOODED: Final = "flooded"
+"""The thread that a slow device is subscribed to."""
 
 HELD_BACK: Final = 2
 """Effects that a client which resumes has: what was said, and the first token."""
@@ -86,3 +94,45 @@ def probe_many_clients(clients: int, tokens: int) -> Generator[Sample, None, Non
 
         while True:
             yield runner.run(resume_all())
+
+
+def probe_beside_device(load: StreamLoad, flood: StreamLoad, *, reads: bool) -> Generator[Sample, None, None]:
+    """Have sessions converse while a device of another thread is sent far more than may be held for it.
+
+    Args:
+        load: What is asked of the sessions in a round.
+        flood: What is asked in the device's thread at the same time, of one session.
+        reads: False if the device takes nothing.
+
+    Yields:
+        Of a round: median and 99th percentile of the time to first token of the sessions, in milliseconds.
+    """
+    from scripts.bench.resume_client import open_resume_client  # picows is no requirement of Callboard
+    from scripts.bench.stream_client import open_client
+    from scripts.bench.stream_generator import LoadGenerator
+
+    with run_server(Streamer.STRICT) as server, asyncio.Runner(loop_factory=make_event_loop) as runner:
+        generator = LoadGenerator()
+        runner.run(generator.connect(server.address, sessions=load.sessions))
+        runner.run(generator.generate(replace(load, turns=1, interval_ms=0, first_token_ms=0)))
+
+        async def converse() -> Sample:
+            talker = await open_client(server.address, FLOODED)
+            device = await open_resume_client(server.address)
+            await device.resume(FLOODED, after=None)
+            if not reads:
+                device.stop_reading()
+            question, answer = flood.make_question(), flood.make_answer()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(talker.converse(question, answer, turns=flood.turns, delay_s=0))
+                outcome = tasks.create_task(generator.generate(load))
+            talker.close()
+            device.close()
+            first_s = outcome.result().first_token_s
+            return {
+                FIRST_P50_MS: 1000 * find_percentile(first_s, 50),
+                FIRST_P99_MS: 1000 * find_percentile(first_s, 99),
+            }
+
+        while True:
+            yield runner.run(converse())

@@ -13,7 +13,7 @@ from actors.director import SessionDirector
 from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import StartDelivery, StartDirector, SubmitUserMessage
 from actors.services import ActorSettings, ReadsPort, Services, WriterPort
-from storage.records import OutboxEffect, OutboxSubscription
+from storage.outbox_records import OutboxEffect, OutboxSubscription
 
 Tell = Callable[[ActorAddress, object], None]
 

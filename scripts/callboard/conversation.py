@@ -37,8 +37,7 @@ PATIENCE_S: Final = 30.0
 """How long a message that the server is too busy for is sent again and again before its caller is told."""
 
 CANCEL_SURE_S: Final = 2.0
-"""A cancel of another one's request is answered only if it cannot be: if the connection lasts so long behind it, the
-server has it; else it is sent again over the next one."""
+"""A cancel is answered only if it comes too late. If the connection lasts so long behind it, the server has it."""
 
 DEFAULT_LIMITS: Final = {"frameBytes": MAX_FRAME_BYTES, "messageBytes": MAX_MESSAGE_BYTES, "subscriptions": 256}
 """What holds until a `hello` says otherwise."""
@@ -172,6 +171,11 @@ class Conversation:
         for topic in self._topics.values():
             topic.is_subscribed = topic.is_ready = False
             topic.log.reset_acks()
+
+    @property
+    def is_under_way(self) -> bool:
+        """True if the server has begun a subscription on this connection."""
+        return any(topic.is_ready for topic in self._topics.values())
 
     def fail(self, failure: Exception) -> None:
         """There will be no other connection: tell everybody."""
@@ -345,20 +349,21 @@ class Conversation:
         if topic is None or request is None or request.is_accepted:
             return  # a cancel that came too late, or nothing of ours
         if frame.code == "overloaded":
-            since_s = request.refused_since_s = request.refused_since_s or now_s
+            if request.refused_since_s is None:
+                request.refused_since_s = now_s
             if self.goaway is not None:
                 return  # the next connection sends it again
-            if now_s - since_s < PATIENCE_S:
+            if now_s - request.refused_since_s < PATIENCE_S:
                 request.retry_at_s = now_s + (frame.retryAfterMs or 1000) / 1000
                 return
-        self._end(topic, request, make_refusal(frame))
+        self._end(topic, request, RequestRefused.make(frame))
 
     def _refuse_thread(self, topic: Topic, frame: Error) -> None:
         """There is no such thread for us: tell whoever waits for something of it."""
         del self._topics[topic.thread]
         self._has_freed = True
         for inbox in topic.inboxes:
-            inbox.end(make_refusal(frame))
+            inbox.end(RequestRefused.make(frame))
 
     # Another log
 
@@ -396,9 +401,3 @@ class Conversation:
         if topic is not None and request is not None and said is not None:
             request.inbox.put(make_end(thread, said))
             self._end(topic, request)
-
-
-def make_refusal(frame: Error) -> RequestRefused:
-    """Return what a caller gets of a refusal."""
-    retry_after_s = frame.retryAfterMs / 1000 if frame.retryAfterMs is not None else None
-    return RequestRefused(frame.code, frame.message, retryable=frame.retryable, retry_after_s=retry_after_s)

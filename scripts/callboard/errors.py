@@ -1,5 +1,9 @@
 """What can go wrong for a caller of the client."""
 
+from typing import Self
+
+from server.v1_frames import Error
+
 
 class CallboardError(Exception):
     """Base of this package's errors."""
@@ -39,3 +43,9 @@ class RequestRefused(CallboardError):
         self.message = message
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+
+    @classmethod
+    def make(cls, frame: Error) -> Self:
+        """Return what a caller gets of a refusal."""
+        retry_after_s = frame.retryAfterMs / 1000 if frame.retryAfterMs is not None else None
+        return cls(frame.code, frame.message, retryable=frame.retryable, retry_after_s=retry_after_s)

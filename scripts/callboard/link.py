@@ -27,6 +27,9 @@ OPEN_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 1.0
 """How long the server may take to answer a close frame, before the connection is dropped."""
 
+STEADY_S: Final = 5.0
+"""A connection on which nothing was asked for counts as a good one when it has lasted so long: the waits begin anew."""
+
 TICK_S: Final = 0.25
 """How often it is looked whether an acknowledgement is due, or a message is to be sent again."""
 
@@ -197,6 +200,7 @@ class Link:
     async def _serve(self, socket: ClientConnection, backoff: Backoff) -> None:
         """Exchange frames until the connection ends."""
         self._outgoing = asyncio.Queue()
+        began_s, is_good = self._now_s(), False
         self.post(self._conversation.connect())
         tasks = [asyncio.create_task(self._send_all(socket)), asyncio.create_task(self._tick())]
         try:
@@ -208,6 +212,8 @@ class Link:
                 self.post(self._conversation.receive(text, self._now_s()))
                 if not self.connected.is_set():  # by its `hello`
                     self._note_connected()
+                if not is_good and (self._conversation.is_under_way or self._now_s() - began_s > STEADY_S):
+                    is_good = True
                     backoff.succeed()
                 self._settle_by_http()
             await socket.wait_closed()

@@ -24,6 +24,8 @@ const CANCEL_SURE_MS = 2_000;
 /** Frames that wait one by one; for a caller that takes longer, tokens are joined, and nobody else is held up. */
 const MAX_APART = 64;
 const PONG_TIMEOUT_MS = 8_000;
+/** A connection on which nothing was asked for counts as a good one when it has lasted so long. */
+const STEADY_MS = 5_000;
 const FETCH_PAUSE_MS = 1_000;
 const FETCH_TIMEOUT_MS = 10_000;
 const EXPIRED_CODE = 4001;
@@ -552,6 +554,7 @@ export class Callboard {
   #reconnectTimer;
   #tickTimer;
   #openTimer;
+  #beganAtMs = 0;
   #heartbeatMs = 25_000;
   #heardAtMs = 0;
   #pingedAtMs = null;
@@ -779,6 +782,7 @@ export class Callboard {
     this.#heardAtMs = Date.now();
     this.#pingedAtMs = null;
     if (!this.#isConnected && frame.type === "hello") this.#begin(frame);
+    if (frame.type === "ready") this.#attempt = 0; // a good connection: the waits begin anew
     if (this.#conversation.receive(frame, Date.now())) {
       this.#settleByHttp();
     } else {
@@ -791,7 +795,7 @@ export class Callboard {
     clearTimeout(this.#openTimer);
     this.#heartbeatMs = hello.heartbeatMs || this.#heartbeatMs;
     this.#isConnected = true;
-    this.#attempt = 0;
+    this.#beganAtMs = Date.now();
     this.#lastError = "";
     this.#tickTimer = setInterval(() => this.#tick(), TICK_MS);
     this.#conversation.connect();
@@ -800,6 +804,7 @@ export class Callboard {
 
   #tick() {
     const nowMs = Date.now();
+    if (nowMs - this.#beganAtMs > STEADY_MS) this.#attempt = 0;
     this.#conversation.tick(nowMs);
     this.#settleByHttp();
     if (this.#pingedAtMs !== null && nowMs - this.#pingedAtMs > PONG_TIMEOUT_MS) {

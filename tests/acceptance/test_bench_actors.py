@@ -27,6 +27,7 @@ def run_bench(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]"
     )
 
 
+@pytest.mark.slow(reason="runs each benchmark of the actors")
 def test_quick_run_prints_and_writes_every_measurement(tmp_path: Path) -> None:
     result = run_bench(tmp_path, "--quick", "--rounds", "1")
 
@@ -43,6 +44,7 @@ def test_quick_run_prints_and_writes_every_measurement(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bench-actors.json"]  # nothing is left of the PostgreSQL
 
 
+@pytest.mark.slow(reason="starts Thespian's other system bases")
 def test_comparison_has_all_systems_do_the_same_work(tmp_path: Path) -> None:
     chosen = ["ping-pong", "create-exit"]
     options = [option for name in chosen for option in ("--only", name)]

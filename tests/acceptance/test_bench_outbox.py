@@ -72,6 +72,7 @@ def test_outbox_is_written_and_drained_at_each_size(server: ServerProcess, tmp_p
     assert server.database.query("SELECT count(*) FROM sessions") == sessions_before
 
 
+@pytest.mark.slow(reason="starts a PostgreSQL and seven probes")
 def test_embedded_run_leaves_nothing_but_its_result(tmp_path: Path) -> None:
     result = run_bench(tmp_path, "outbox", "--quick", "--only", "write-1")
 

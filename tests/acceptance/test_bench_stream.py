@@ -39,6 +39,7 @@ def find_processes(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow(reason="starts three servers in turns")
 def test_quick_run_measures_all_three_streamers(tmp_path: Path) -> None:
     result = subprocess.run(
         make_command("--quick", "--only", "unpaced-100", "--plot", "plot.svg"),

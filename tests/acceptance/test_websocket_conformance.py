@@ -74,12 +74,13 @@ class RawClient:
 
 
 @contextmanager
-def connect_raw(server: ServerProcess, thread: str) -> Iterator[RawClient]:
+def connect_raw(server: ServerProcess, thread: str, subprotocol: str | None = None) -> Iterator[RawClient]:
+    offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
     with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) as connection:
         request = (
             f"GET /api/chat/ws?threadId={thread}&agentId=echo HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{offer}\r\n"
         )
         connection.sendall(request.encode())
         answer = b""
@@ -235,3 +236,21 @@ def test_text_that_is_no_utf8_or_empty_is_refused_in_words(server: ServerProcess
         assert client.receive_json()["code"] == "bad_request"
         client.send(TEXT, CHAT)
         expect_answer(client)
+
+
+@pytest.mark.slow(reason="a ping comes within 25 s, and its pong has 8 s")
+@pytest.mark.parametrize(("subprotocol", "codes"), [("callboard.v1", [4004]), (None, [])], ids=["v1", "bare"])
+def test_client_that_owes_a_pong_is_closed(
+    server: ServerProcess, thread: str, subprotocol: str | None, codes: list[int]
+) -> None:
+    with connect_raw(server, thread, subprotocol) as client:
+        client.connection.settimeout(40)
+        received = []
+        while (frame := client.receive()) is not None:
+            received.append(frame)
+            if frame[0] == CLOSE:
+                client.send(CLOSE, frame[1])
+    assert [payload for opcode, payload in received if opcode == PING] == [b""]
+    (close,) = [payload for opcode, payload in received if opcode == CLOSE]
+    assert [int.from_bytes(close[:2], "big")][: len(codes)] == codes
+    assert close.endswith(b"ping timed out")

@@ -1,13 +1,15 @@
 """The outbox's reads: what a connection gets that was away, and what operators and the safety net see."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
+from storage.outbox_records import NO_LOG, OutboxBacklog, OutboxEffect, OutboxSubscription, SubscriptionRefusal
 from storage.outbox_store import PAGE_BYTES, OutboxStore
-from storage.records import EffectStatus, OutboxBacklog, OutboxEffect, TurnStart, TurnStatus
+from storage.records import EffectStatus, TurnStart, TurnStatus, make_input_key
 from tests.postgres import (
     Conversation,
     Frame,
@@ -15,6 +17,8 @@ from tests.postgres import (
     RecordingWriter,
     cancelled,
     error,
+    make_effect,
+    make_user_message,
     message,
     restarted,
     token,
@@ -271,3 +275,73 @@ def test_all_or_nothing_of_dedupe_keys_counts_as_stored(store: OutboxStore, conv
     assert store.has_effects(stored)
     assert store.has_effects([])
     assert not store.has_effects([*stored, "another"])
+
+
+# What a subscription begins with
+
+
+def subscribe(
+    store: OutboxStore, conversation: Conversation, after: int | None = None, log: str | None = None, limit: int = 100
+) -> OutboxSubscription:
+    return store.read_subscription(conversation.key, after=after, log=log, limit=limit)
+
+
+def test_subscription_without_a_place_begins_at_the_delivered_mark(
+    store: OutboxStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    conversation.exchange("a", "b")
+    conversation.exchange("c")
+    deliver(writer, conversation, 3)
+    found = subscribe(store, conversation)
+    assert (found.after, found.delivered_seq, found.page.head, found.refusal) == (3, 3, 5, None)
+    assert describe(found.page.effects) == [(4, 4, "token"), (5, 5, "message")]
+
+
+def test_subscription_without_a_place_begins_before_an_unfinished_request(
+    store: OutboxStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    conversation.exchange("a")
+    event = make_user_message(2, "running", request_id="r2")
+    starts = [TurnStart(event_seq=2, attempt=1)]
+    write = conversation.make_write(events=[event], turn_starts=starts)
+    shown = make_effect(3, {"type": "input", "eventSeq": 2}, dedupe_key=make_input_key(event.id))
+    conversation.commit(replace(write, effects=(shown,)))
+    conversation.answer(token(event.seq, "so"), token(event.seq, "far"))
+    deliver(writer, conversation, 4)
+    found = subscribe(store, conversation)
+    assert (found.after, found.delivered_seq) == (2, 4)
+    assert describe(found.page.effects) == [(3, 3, "input"), (4, 4, "token"), (5, 5, "token")]
+    assert [(turn.request_id, turn.attempt) for turn in found.open_turns] == [("r2", 1)]
+
+
+def test_subscription_at_a_place_gets_all_above_it_whatever_its_status(
+    store: OutboxStore, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    conversation.exchange("a", "b")
+    deliver(writer, conversation, 3)
+    found = subscribe(store, conversation, after=1, limit=1)
+    assert describe(found.page.effects) == [(2, 2, "token")]
+    assert not found.page.complete
+    again = subscribe(store, conversation, after=1, log=found.log)
+    assert describe(again.page.effects) == [(2, 2, "token"), (3, 3, "message")]
+    assert again.page.complete
+
+
+@pytest.mark.parametrize(
+    ("after", "log", "refusal"),
+    [(1, "f" * 14, SubscriptionRefusal.OTHER_LOG), (3, None, SubscriptionRefusal.BEYOND_HEAD)],
+    ids=["another log", "beyond its head"],
+)
+def test_subscription_at_no_place_of_the_log_is_refused(
+    store: OutboxStore, conversation: Conversation, after: int, log: str | None, refusal: SubscriptionRefusal
+) -> None:
+    conversation.exchange("a")
+    found = subscribe(store, conversation, after=after, log=log)
+    assert (found.refusal, found.page.head, found.page.effects) == (refusal, 2, ())
+
+
+def test_subscription_to_a_session_that_does_not_exist_yet_begins_with_nothing(store: OutboxStore) -> None:
+    found = store.read_subscription("nobody:echo:t1", after=None, log=None, limit=10)
+    assert (found.log, found.after, found.page.head, found.refusal) == (NO_LOG, 0, 0, None)
+    assert store.read_subscription("nobody:echo:t1", after=0, log=NO_LOG, limit=10).refusal is None
+    assert store.read_subscription("nobody:echo:t1", after=5, log=None, limit=10).refusal is not None

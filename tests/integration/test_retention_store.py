@@ -9,8 +9,9 @@ import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
 from storage import retention_plan
+from storage.outbox_records import OutboxEffect
 from storage.outbox_store import OutboxStore
-from storage.records import EffectStatus, OutboxEffect, TurnStart, TurnStatus
+from storage.records import EffectStatus, TurnStart, TurnStatus
 from tests.integration.sweeps import DAY_S, HOUR_S, Sweeps, open_sweeps
 from tests.postgres import Conversation, Frame, Query, RecordingWriter, cancelled, error, message, restarted, token
 

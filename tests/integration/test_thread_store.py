@@ -224,3 +224,21 @@ def test_listing_and_paging_read_by_index(conversation: Conversation, database: 
         plan = "\n".join(row[0] for row in database.execute_sql(f"EXPLAIN {sql}", parameters))
         assert index in plan
         assert "Seq Scan" not in plan
+
+
+def test_end_of_a_request_is_found_by_its_event(store: ThreadStore, conversation: Conversation) -> None:
+    first = conversation.exchange("a", "b")
+    second = conversation.say("second")
+    conversation.answer(token(second.seq, "c"), cancelled(second.seq), ends=second, status=TurnStatus.CANCELLED)
+    open_one = conversation.say("third")
+    conversation.answer(token(open_one.seq, "d"))
+
+    found = store.find_end(conversation.key, first.seq)
+    assert found is not None
+    assert (found.seq, found.payload["type"], found.payload["message"]) == (3, "message", "ab")
+    cancel = store.find_end(conversation.key, second.seq)
+    assert cancel is not None
+    assert (cancel.seq, cancel.payload["type"]) == (5, "cancelled")
+    assert store.find_end(conversation.key, open_one.seq) is None
+    assert store.find_end(conversation.key, 99) is None
+    assert store.find_end("nobody:echo:t1", 1) is None

@@ -19,7 +19,8 @@ from actors.routing import (
     serve_page,
     take,
 )
-from storage.records import EffectsDelivery, EffectStatus, OutboxEffect
+from storage.outbox_records import OutboxEffect
+from storage.records import EffectsDelivery, EffectStatus
 
 KEY = "ann:echo:main"
 COLLAPSIBLE = ("token", "restarted")

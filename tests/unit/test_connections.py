@@ -9,7 +9,7 @@ from tornado.iostream import StreamClosedError
 from server import bare_frames, close_codes
 from server.connection import MAX_NOTICE_BYTES, MAX_WRITE_BYTES, Connection, EncodedEffect
 from server.connections import Connections
-from storage.records import OutboxEffect
+from storage.outbox_records import OutboxEffect
 from tests.unit.clock_model import run_jumping, wait_until
 
 KEY = "ann:echo:main"

@@ -18,7 +18,8 @@ from actors.routing import (
     serve_page,
     take,
 )
-from storage.records import EffectsDelivery, EffectStatus, OutboxEffect
+from storage.outbox_records import OutboxEffect
+from storage.records import EffectsDelivery, EffectStatus
 from tests.unit.outbox_model import KEY, DeliveryPlay, make_effect, make_effects
 
 

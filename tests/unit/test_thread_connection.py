@@ -8,7 +8,7 @@ from server import close_codes, v1_frames
 from server.connection import EncodedEffect
 from server.connections import encode_effects
 from server.thread_connection import MAX_UNSENT_BYTES, STALL_S, ThreadConnection
-from storage.records import OutboxEffect, OutboxPage, OutboxSubscription, SubscriptionRefusal
+from storage.outbox_records import OutboxEffect, OutboxPage, OutboxSubscription, SubscriptionRefusal
 from tests.unit.clock_model import run_jumping, wait_until
 from tests.unit.test_connections import KEY, OTHER_KEY, GatedSocket
 
