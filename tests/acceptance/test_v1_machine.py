@@ -244,17 +244,18 @@ class V1Machine(RuleBasedStateMachine):
             self.checker.expect_refusal(device.name, "bad_request", "threadId: this connection is not subscribed")
 
     @precondition(lambda self: any(device.subscribed for device in self.devices))
-    @rule(pick=picks, place=picks, request=picks, order=st.permutations(["message", "cancel", "message", "cancel"]))
+    @rule(pick=picks, place=picks, request=picks, order=st.permutations(["message", "cancel", "message", "other"]))
     def race(self, pick: int, place: int, request: int, order: list[str]) -> None:
-        """A request, its repeats and cancels at once, where they will be taken."""
+        """A request, its repeat, its cancel and another request of that id at once, where they will be taken."""
         subscribed = [(device, session) for device in self.devices for session in sorted(device.subscribed)]
         device, session = subscribed[(pick + place) % len(subscribed)]
         request_id = self.ids[request % len(self.ids)]
         text = self.texts.setdefault((session, request_id), self.make_text(session))
         for kind in order:
-            if kind == "message":
-                device.send("message", session, message=text, requestId=request_id)
-                self.checker.say(device.name, session, request_id, text)
+            if kind != "cancel":
+                words = text if kind == "message" else self.make_text(session)
+                device.send("message", session, message=words, requestId=request_id)
+                self.checker.say(device.name, session, request_id, words)
             else:
                 device.send("cancel", session, requestId=request_id)
                 self.checker.cancel(device.name, session, request_id)
