@@ -10,7 +10,7 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import jwt
 import jwt.algorithms
@@ -81,31 +81,6 @@ class Credentials:
         return self.user_id
 
 
-class Authenticator(Protocol):
-    """Tells who somebody is."""
-
-    @property
-    def is_open(self) -> bool:
-        """True if everybody is who they say they are."""
-
-    def authenticate(self, token: str | None) -> Credentials:
-        """Return what a token says; None for none.
-
-        Raises:
-            AccessDenied: `unauthenticated`.
-        """
-
-
-class OpenAccess:
-    """Believes everybody."""
-
-    is_open = True
-
-    def authenticate(self, _token: str | None) -> Credentials:
-        """Return credentials that fit anybody."""
-        return Credentials()
-
-
 class JwtAuthenticator:
     """Believes who was given a token.
 
@@ -116,8 +91,6 @@ class JwtAuthenticator:
         skew_s: How far the clocks may be apart.
     """
 
-    is_open = False
-
     def __init__(self, key: Any, algorithms: Sequence[str], *, audience: str | None, skew_s: float) -> None:
         self._key = key
         self._algorithms = list(algorithms)
@@ -125,7 +98,11 @@ class JwtAuthenticator:
         self._skew_s = skew_s
 
     def authenticate(self, token: str | None) -> Credentials:
-        """Return what a token says."""
+        """Return what a token says; None for none.
+
+        Raises:
+            AccessDenied: `unauthenticated`.
+        """
         if token is None:
             words = (
                 "token: is required, as `Authorization: Bearer TOKEN`, or as a subprotocol `bearer.` and its base64url"

@@ -3,12 +3,19 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from tornado.web import RequestHandler
 
-from server.auth import AccessDenied, Authenticator, Credentials, JwtAuthenticator, OpenAccess, read_public_key
+from server.auth import (
+    AccessDenied,
+    Credentials,
+    JwtAuthenticator,
+    read_authorization,
+    read_public_key,
+    read_subprotocols,
+)
 from server.config import ConfigError, Settings
 
 MAX_TIMER_S: Final = 86_400.0
@@ -54,7 +61,7 @@ class Gate:
     """Lets clients in.
 
     Args:
-        authenticator: Tells who they are.
+        authenticator: Tells who they are; None if everybody is who they say.
         origins: Whose web pages may come, besides those that this server's own address is the origin of.
         max_visits: Connections of all users together.
         max_visits_per_user: Of each one; None for as many.
@@ -62,7 +69,7 @@ class Gate:
 
     def __init__(
         self,
-        authenticator: Authenticator,
+        authenticator: JwtAuthenticator | None,
         *,
         origins: Collection[str] = (),
         max_visits: int,
@@ -78,11 +85,27 @@ class Gate:
     @property
     def is_open(self) -> bool:
         """True if everybody is who they say they are."""
-        return self._authenticator.is_open
+        return self._authenticator is None
 
-    def authenticate(self, token: str | None) -> Credentials:
-        """Return what a token says; see `Authenticator`."""
-        return self._authenticator.authenticate(token)
+    def authenticate(self, authorization: str | None, offered: Sequence[str] = ()) -> Credentials:
+        """Return who somebody is; what everybody may be is not asked for, and so not looked at.
+
+        Args:
+            authorization: The header of that name.
+            offered: Subprotocols, one of which may be a token.
+
+        Raises:
+            AccessDenied: `unauthenticated`.
+        """
+        if self._authenticator is None:
+            return Credentials()
+        token = read_authorization(authorization)
+        return self._authenticator.authenticate(token if token is not None else read_subprotocols(offered))
+
+    @property
+    def has_origins(self) -> bool:
+        """True if pages of other origins may come at all."""
+        return bool(self._origins)
 
     def allows_origin(self, origin: str) -> bool:
         """Tell whether pages of another origin may come."""
@@ -120,7 +143,7 @@ def make_gate(settings: Settings) -> Gate:
         ConfigError: If the key cannot be used.
     """
     authenticator = make_authenticator(settings)
-    per_user = None if authenticator.is_open else settings.max_connections_per_user
+    per_user = None if authenticator is None else settings.max_connections_per_user
     return Gate(
         authenticator,
         origins=settings.allowed_origins,
@@ -129,8 +152,8 @@ def make_gate(settings: Settings) -> Gate:
     )
 
 
-def make_authenticator(settings: Settings) -> Authenticator:
-    """Return what tells who clients are.
+def make_authenticator(settings: Settings) -> JwtAuthenticator | None:
+    """Return what tells who clients are; None if nothing does.
 
     Raises:
         ConfigError: If the key cannot be used.
@@ -140,7 +163,7 @@ def make_authenticator(settings: Settings) -> Authenticator:
         return JwtAuthenticator(settings.auth_jwt_secret, ["HS256"], audience=audience, skew_s=skew_s)
     file = settings.auth_jwt_public_key_file
     if file is None:
-        return OpenAccess()
+        return None
     name = "--auth-jwt-public-key-file (AUTH_JWT_PUBLIC_KEY_FILE)"
     try:
         key, algorithms = read_public_key(file.read_bytes())

@@ -64,6 +64,20 @@ def names_loopback(host: str) -> bool:
         return False
 
 
+def allows_origin(handler: RequestHandler) -> bool:
+    """Tell whether a request comes from no page, from one of this server's own address, or from an allowed origin.
+
+    A page can have a browser send a POST to any address; it only cannot read the answer.
+    """
+    origin = handler.request.headers.get("Origin")
+    if origin is None or find_gate(handler).allows_origin(origin):
+        return True
+    try:
+        return urlsplit(origin).netloc.lower() == handler.request.host.lower()
+    except ValueError:
+        return False
+
+
 class Problem(HTTPError):
     """Raised when a request cannot be answered as it is; the body says why (RFC 9457).
 
@@ -94,11 +108,12 @@ class JsonHandler(RequestHandler):
 
     def set_default_headers(self) -> None:
         """Let pages of the configured origins read the answer (WHATWG Fetch, CORS)."""
-        origin = self.request.headers.get("Origin")
-        if origin is not None and find_gate(self).allows_origin(origin):
+        gate, origin = find_gate(self), self.request.headers.get("Origin")
+        if gate.has_origins:
+            self.set_header("Vary", "Origin")
+        if origin is not None and gate.allows_origin(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate")
-            self.set_header("Vary", "Origin")
 
     def options(self, *_path: str) -> None:
         """Answer what browsers ask before they send another origin's request."""

@@ -1,8 +1,8 @@
 """What all answers share that are for one user."""
 
-from server.auth import AccessDenied, Credentials, read_authorization
+from server.auth import AccessDenied, Credentials
 from server.gate import Visit, find_gate
-from server.json_handler import STATUS_BY_CODE, JsonHandler, Problem
+from server.json_handler import STATUS_BY_CODE, JsonHandler, Problem, allows_origin
 
 
 class UserHandler(JsonHandler):
@@ -15,13 +15,14 @@ class UserHandler(JsonHandler):
     credentials: Credentials
 
     def prepare(self) -> None:
-        """Refuse those who do not; a browser asks about other origins without credentials."""
+        """Refuse those who do not, and pages from elsewhere. A browser asks whether it may ask without credentials."""
         super().prepare()
         if self.request.method == "OPTIONS":
             return
+        if not allows_origin(self):
+            raise Problem(403, "forbidden", "Origin: pages from there are not allowed here")
         try:
-            token = read_authorization(self.request.headers.get("Authorization"))
-            self.credentials = find_gate(self).authenticate(token)
+            self.credentials = find_gate(self).authenticate(self.request.headers.get("Authorization"))
         except AccessDenied as denied:
             raise make_denial(denied) from denied
 

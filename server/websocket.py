@@ -8,7 +8,7 @@ from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from server import close_codes
-from server.auth import AccessDenied, read_authorization, read_subprotocols
+from server.auth import AccessDenied
 from server.bare_client import BareClient
 from server.client import Client, read_query
 from server.frames import MAX_FRAME_BYTES, FrameError
@@ -85,7 +85,7 @@ class ChatSocket(WebSocketHandler):
 
     def _begin(self) -> None:
         gate = find_gate(self)
-        credentials = gate.authenticate(self._read_token())
+        credentials = gate.authenticate(self.request.headers.get("Authorization"), self._offered)
         query = read_query(self.request.query, ("userId", "agentId", "threadId"))
         user_id = credentials.choose_user(query.get("userId"))
         make = V1Client if self._is_v1 else BareClient
@@ -104,10 +104,6 @@ class ChatSocket(WebSocketHandler):
     @property
     def _is_v1(self) -> bool:
         return self.selected_subprotocol == V1
-
-    def _read_token(self) -> str | None:
-        token = read_authorization(self.request.headers.get("Authorization"))
-        return token if token is not None or not self._is_v1 else read_subprotocols(self._offered)
 
     def _expire(self) -> None:
         assert self._client is not None

@@ -266,14 +266,36 @@ def test_page_of_an_allowed_origin_may_do_all(guarded: ServerProcess, thread: st
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://chat.example", f"{ORIGIN}.evil.example", "null"])
 def test_page_of_another_origin_may_do_nothing(guarded: ServerProcess, thread: str, origin: str) -> None:
     assert request(guarded, "OPTIONS", "/api/chat", Origin=origin).status == 405
-    reply = request(guarded, "GET", "/api/agents", Origin=origin, **bear(make_token()))
-    assert "Access-Control-Allow-Origin" not in reply.headers
+    for method, path in (("GET", "/api/agents"), ("POST", "/api/chat")):
+        reply = request(guarded, method, path, '{"message":"Hello"}', Origin=origin, **bear(make_token()))
+        assert (reply.status, json.loads(reply.body)["code"]) == (403, "forbidden")
+        assert "Access-Control-Allow-Origin" not in reply.headers
     with (
         pytest.raises(InvalidStatus) as refusal,
         connect(guarded, thread, origin=origin, additional_headers=bear(make_token())),
     ):
         pass
     assert refusal.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:1", "null", "http://[::1"])
+def test_page_from_elsewhere_cannot_use_a_server_on_loopback(server: ServerProcess, thread: str, origin: str) -> None:
+    """A browser would send it: of a POST of plain text it asks nobody."""
+    question = {"message": "Hello", "agentId": "echo", "threadId": thread}
+    assert post(server, question, Origin=origin, Content_Type="text/plain")[0] == 403
+    assert fetch(server, f"/api/threads/echo/{thread}")[0] == 404
+    assert post(server, question, Origin=f"http://127.0.0.1:{server.port}")[0] == 200
+
+
+def test_without_authentication_a_proxy_s_credentials_are_not_looked_at(server: ServerProcess, thread: str) -> None:
+    for header in ("Basic YTpi", "Bearer whatever"):
+        assert fetch(server, "/api/agents", Authorization=header)[0] == 200
+        with connect(server, thread, agentId="echo", additional_headers={"Authorization": header}) as client:
+            client.ask("Hello")
+    names: Any = ["callboard.v1", "bearer.!"]
+    uri = f"ws://127.0.0.1:{server.port}/api/chat/ws"
+    with open_connection(uri, subprotocols=names, proxy=None) as connection:
+        assert json.loads(connection.recv())["type"] == "hello"
 
 
 # All connections together

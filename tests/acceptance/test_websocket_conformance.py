@@ -77,6 +77,7 @@ class RawClient:
 def connect_raw(server: ServerProcess, thread: str, subprotocol: str | None = None) -> Iterator[RawClient]:
     offer = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
     with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         request = (
             f"GET /api/chat/ws?threadId={thread}&agentId=echo HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"

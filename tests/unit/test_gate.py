@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from server.auth import AccessDenied, OpenAccess
+from server.auth import AccessDenied
 from server.gate import Gate
 
 
@@ -14,7 +14,7 @@ def find_denial(gate: Gate, user_id: str) -> AccessDenied:
 
 
 def test_one_user_s_limit_is_no_other_s() -> None:
-    gate = Gate(OpenAccess(), max_visits=100, max_visits_per_user=2)
+    gate = Gate(None, max_visits=100, max_visits_per_user=2)
     first = gate.admit("ada")
     gate.admit("ada")
 
@@ -26,7 +26,7 @@ def test_one_user_s_limit_is_no_other_s() -> None:
 
 
 def test_limit_of_all_counts_everybody() -> None:
-    gate = Gate(OpenAccess(), max_visits=2)
+    gate = Gate(None, max_visits=2)
     gate.admit("ada")
     second = gate.admit("bob")
 
@@ -36,7 +36,7 @@ def test_limit_of_all_counts_everybody() -> None:
 
 
 def test_who_leaves_twice_has_left_once() -> None:
-    gate = Gate(OpenAccess(), max_visits=2, max_visits_per_user=2)
+    gate = Gate(None, max_visits=2, max_visits_per_user=2)
     first = gate.admit("ada")
     gate.admit("ada")
     first.end()
@@ -47,7 +47,7 @@ def test_who_leaves_twice_has_left_once() -> None:
 
 
 def test_nobody_is_remembered() -> None:
-    gate = Gate(OpenAccess(), max_visits=2, max_visits_per_user=2)
+    gate = Gate(None, max_visits=2, max_visits_per_user=2)
     for number in range(10):
         gate.admit(f"user-{number}").end()
 
@@ -58,7 +58,7 @@ def test_expiry_is_told_once_it_is_there() -> None:
     async def wait() -> float:
         expired = asyncio.Event()
         began_at_s = time.time()
-        visit = Gate(OpenAccess(), max_visits=1).admit("ada")
+        visit = Gate(None, max_visits=1).admit("ada")
         visit.expire_at(began_at_s + 0.05, expired.set)
         assert not expired.is_set()
         await asyncio.wait_for(expired.wait(), 5)
@@ -71,7 +71,7 @@ def test_expiry_of_who_has_left_is_nobody_s() -> None:
     async def leave() -> bool:
         told = []
         loop = asyncio.get_running_loop()
-        visit = Gate(OpenAccess(), max_visits=1).admit("ada")
+        visit = Gate(None, max_visits=1).admit("ada")
         visit.expire_at(time.time() + 0.01, lambda: told.append(1))
         visit.end()
         later = loop.create_future()
@@ -89,7 +89,7 @@ def test_expiry_far_away_is_waited_for_in_steps(monkeypatch: pytest.MonkeyPatch)
 
 def test_expiry_of_the_year_ten_thousand_can_be_waited_for() -> None:
     async def wait() -> None:
-        visit = Gate(OpenAccess(), max_visits=1).admit("ada")
+        visit = Gate(None, max_visits=1).admit("ada")
         visit.expire_at(2.5e11, lambda: None)
         visit.end()
 
