@@ -2,21 +2,26 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from actors.routing import (
     Command,
+    PassOver,
     ReadOutbox,
+    Receipt,
     ReportDelivery,
     Route,
     SendEffects,
     Step,
+    acknowledge,
     attach,
     commit,
     detach,
     fail_read,
     notice_head,
+    retreat,
     serve_page,
+    subscribe,
     take,
 )
 from storage.outbox_records import OutboxEffect
@@ -74,6 +79,10 @@ class StoredOutbox:
                 break
         return tuple(found)
 
+    def read_all(self, after: int, limit: int) -> tuple[OutboxEffect, ...]:
+        """Effects above a cursor, each for itself."""
+        return tuple(self.effects[after : after + limit])
+
     def report(self, delivery: EffectsDelivery) -> None:
         starts = {
             EffectStatus.PENDING: (EffectStatus.EXECUTING,),
@@ -89,15 +98,30 @@ class StoredOutbox:
 
 @dataclass(slots=True)
 class Client:
-    """One connection's socket, and what it must be able to rely on."""
+    """One connection's socket, and what it must be able to rely on.
+
+    Attributes:
+        receipt: When what it was sent counts as delivered.
+        acknowledged: What its client has said to have applied.
+        lacks_room: True while it passes over what it is sent, as a slow one does; it will ask for it again.
+    """
 
     start: int
     cursor: int
     taken: int
+    receipt: Receipt = Receipt.TAKEN
+    acknowledged: int = 0
+    lacks_room: bool = False
     received: list[OutboxEffect] = field(default_factory=list)
+
+    @property
+    def owes_acknowledgement(self) -> bool:
+        return self.receipt is Receipt.ACKNOWLEDGED and self.acknowledged < self.cursor
 
     def receive(self, effects: Sequence[OutboxEffect]) -> None:
         assert effects
+        if self.lacks_room:
+            return
         for effect in effects:
             assert effect.seq > self.cursor, "sent twice, or out of order"
             assert effect.from_seq <= self.cursor + 1, "sent over a gap"
@@ -110,7 +134,10 @@ class PendingRead:
     """A read that is under way: it sees the outbox when it runs, and is answered later."""
 
     connection_id: str
-    after: int | None  # None for the backlog of a connection that attaches
+    after: int | None  # None for the beginning of a connection that comes
+    receipt: Receipt = Receipt.TAKEN  # of one that subscribes; `begins_at` is where
+    begins_at: int | None = None
+    reads_all: bool = False
     answer: Callable[[Route], Step] | None = None
 
 
@@ -125,7 +152,7 @@ class DeliveryPlay:
         self.pushes: deque[tuple[OutboxEffect, ...]] = deque()
         self.reads: list[PendingRead] = []
         self.reports: deque[EffectsDelivery] = deque()
-        self.last_taken = 0  # by any socket
+        self.last_taken = 0  # by any socket that counts, or acknowledged by any client
         self.completed = 0  # as reported
         self._page = page
         self._names = 0
@@ -137,6 +164,11 @@ class DeliveryPlay:
         self.attaching.add(name)
         self._heads_at_start[name] = self.outbox.head
         self.reads.append(PendingRead(name, None))
+        return name
+
+    def subscribe(self, receipt: Receipt, *, begins_at: int) -> str:
+        name = self.attach()
+        self.reads[-1] = PendingRead(name, None, receipt=receipt, begins_at=begins_at, reads_all=True)
         return name
 
     def detach(self, name: str) -> None:
@@ -156,7 +188,9 @@ class DeliveryPlay:
         read = self.reads[place]
         name = read.connection_id
         ended_by = self._heads_at_start[name]
-        if read.after is None:
+        if read.reads_all:
+            read.answer = self._read_all(read)
+        elif read.after is None:
             delivered, head = self.outbox.delivered, self.outbox.head
             backlog = self.outbox.read(delivered, self._page, ended_by=ended_by)
             read.answer = lambda route: attach(route, name, delivered=delivered, head=head, backlog=backlog)
@@ -164,6 +198,25 @@ class DeliveryPlay:
             after = read.after
             found = self.outbox.read(after, self._page, ended_by=ended_by)
             read.answer = lambda route: serve_page(route, name, found, after=after, complete=len(found) < self._page)
+
+    def _read_all(self, read: PendingRead) -> Callable[[Route], Step]:
+        name, head, delivered = read.connection_id, self.outbox.head, self.outbox.delivered
+        after = read.after if read.after is not None else read.begins_at
+        assert after is not None
+        page = self.outbox.read_all(after, self._page)
+        complete = len(page) < self._page
+        if read.after is not None:
+            return lambda route: serve_page(route, name, page, after=after, complete=complete, head=head)
+        return lambda route: subscribe(
+            route,
+            name,
+            receipt=read.receipt,
+            after=after,
+            delivered=delivered,
+            head=head,
+            page=page,
+            complete=complete,
+        )
 
     def answer_read(self, place: int) -> None:
         read = self.reads.pop(place)
@@ -175,24 +228,44 @@ class DeliveryPlay:
         if name not in self.attaching:
             return
         self.attaching.discard(name)
-        mark = max(self.route.completed, self.outbox.delivered)
-        assert mark <= self.last_taken, "what nobody has taken is left out"
-        self.clients[name] = Client(start=mark, cursor=mark, taken=mark)
+        if read.begins_at is not None:
+            mark = read.begins_at
+        else:
+            mark = max(self.route.completed, self.outbox.delivered)
+            assert mark <= self.last_taken, "what nobody has taken is left out"
+        self.clients[name] = Client(start=mark, cursor=mark, taken=mark, receipt=read.receipt)
         self._apply(read.answer(self.route))
 
     def fail_read(self, place: int) -> None:
         read = self.reads.pop(place)
         if read.after is None:
             if read.connection_id in self.attaching:
-                self.reads.append(PendingRead(read.connection_id, None))
+                self.reads.append(replace(read, answer=None))
         else:
             self._apply(fail_read(self.route, read.connection_id, after=read.after))
 
     def take(self, name: str, seq: int) -> None:
         client = self.clients[name]
         client.taken = seq
-        self.last_taken = max(self.last_taken, seq)
+        if client.receipt is Receipt.TAKEN:
+            self.last_taken = max(self.last_taken, seq)
         self._apply(take(self.route, name, seq))
+
+    def acknowledge(self, name: str, seq: int) -> None:
+        client = self.clients[name]
+        client.acknowledged = max(client.acknowledged, seq)
+        if client.receipt is Receipt.ACKNOWLEDGED:
+            self.last_taken = max(self.last_taken, seq)
+        self._apply(acknowledge(self.route, name, seq))
+
+    def lack_room(self, name: str) -> None:
+        self.clients[name].lacks_room = True
+
+    def regain_room(self, name: str) -> None:
+        client = self.clients[name]
+        client.lacks_room = False
+        client.taken = client.cursor
+        self._apply(retreat(self.route, name, client.cursor))
 
     def notice_head(self, head: int) -> None:
         self._apply(notice_head(self.route, head))
@@ -221,6 +294,10 @@ class DeliveryPlay:
                 self.answer_read(0)
             elif behind := [name for name, client in self.clients.items() if client.taken < client.cursor]:
                 self.take(behind[0], self.clients[behind[0]].cursor)
+            elif lacking := [name for name, client in self.clients.items() if client.lacks_room]:
+                self.regain_room(lacking[0])
+            elif owing := [name for name, client in self.clients.items() if client.owes_acknowledgement]:
+                self.acknowledge(owing[0], self.clients[owing[0]].cursor)
             else:
                 self.look_twice()
                 if not (self.reports or self.reads):
@@ -238,10 +315,13 @@ class DeliveryPlay:
                     self.clients[name].receive(command.effects)
             case ReadOutbox():
                 name = command.connection_id
-                assert name in self.clients
-                assert command.after == self.clients[name].cursor
-                assert all(read.connection_id != name for read in self.reads), "two reads at a time"
-                self.reads.append(PendingRead(name, command.after))
+                client = self.clients[name]
+                assert command.after == client.cursor or client.lacks_room
+                under_way = [read for read in self.reads if read.connection_id == name]
+                assert not under_way or command.reads_all, "two reads at a time"  # a retreat makes the first one void
+                self.reads.append(PendingRead(name, command.after, reads_all=command.reads_all))
+            case PassOver():
+                raise AssertionError("nothing was deleted")
             case ReportDelivery():
                 self._check_report(command.delivery)
                 self.reports.append(command.delivery)
@@ -254,6 +334,11 @@ class DeliveryPlay:
             assert delivery.from_seq == self.completed + 1, "a gap among the completed"
             assert delivery.to_seq <= self.last_taken
             self.completed = delivery.to_seq
+        if delivery.status is EffectStatus.EXECUTING:
+            holders = [client for client in self.clients.values() if client.receipt is not Receipt.NEVER]
+            assert any(client.cursor >= delivery.to_seq or client.lacks_room for client in holders), (
+                "who looks on counts"
+            )
 
     def received(self, name: str) -> list[int]:
         return [effect.seq for effect in self.clients[name].received]
