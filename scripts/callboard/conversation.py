@@ -55,8 +55,6 @@ class Conversation:
     Attributes:
         goaway: What the server said before it closes the connection; None while it has not.
         resyncing: Threads whose place is not one of their log: `resync` is to be told what HTTP says of them.
-        repeated: Requests that the server had before, and the places of their events: `settle_repeat` is to be told
-            what HTTP says of them, as they may have ended long ago.
     """
 
     def __init__(self) -> None:
@@ -66,7 +64,7 @@ class Conversation:
         self._limits = DEFAULT_LIMITS
         self.goaway: Goaway | None = None
         self.resyncing: dict[Thread, Resync] = {}
-        self.repeated: dict[tuple[Thread, str], int] = {}
+        self._repeated: dict[tuple[Thread, str], int] = {}  # requests that the server had before: their events
 
     # What callers want
 
@@ -137,7 +135,9 @@ class Conversation:
         topic = self._topics.get(thread)
         if topic is not None:
             topic.followers = [each for each in topic.followers if each is not inbox]
-            topic.requests = {name: each for name, each in topic.requests.items() if each.inbox is not inbox}
+            for name in [name for name, each in topic.requests.items() if each.inbox is inbox]:
+                del topic.requests[name]
+                self._repeated.pop((thread, name), None)
             self._has_freed = self._has_freed or topic.is_idle
 
     def find_epoch(self, thread: Thread) -> str | None:
@@ -167,7 +167,6 @@ class Conversation:
         """The connection is gone."""
         self._is_connected = False
         self.resyncing.clear()
-        self.repeated.clear()
         for topic in self._topics.values():
             topic.is_subscribed = topic.is_ready = False
             topic.log.reset_acks()
@@ -302,7 +301,7 @@ class Conversation:
                 if request is not None:
                     request.is_accepted, request.refused_since_s = True, None
                     if frame.duplicate:
-                        self.repeated[topic.thread, request.request_id] = frame.eventSeq
+                        self._repeated[topic.thread, request.request_id] = frame.eventSeq
             case Resync():
                 topic.is_subscribed = topic.is_ready = False
                 self.resyncing[topic.thread] = frame
@@ -370,6 +369,7 @@ class Conversation:
     def resync(self, thread: Thread, snapshot: dict[str, Any] | None) -> list[bytes]:
         """Go on in the log that there is, of which `snapshot` is what HTTP says; None if there is none any more."""
         self.resyncing.pop(thread, None)
+        self._repeated = {key: event_seq for key, event_seq in self._repeated.items() if key[0] != thread}
         topic = self._topics.get(thread)
         if topic is None:
             return []
@@ -393,11 +393,27 @@ class Conversation:
                 request.is_accepted = False  # that log is gone, and the request with it: it is sent again
         return self._resume(topic)
 
+    def find_repeats(self) -> list[tuple[Thread, str, int]]:
+        """Return the requests whose end is to be looked up, with the places of their events.
+
+        Not before the subscription has begun: what had not ended by then comes over it.
+        """
+        topics = self._topics
+        return [
+            (thread, request_id, event_seq)
+            for (thread, request_id), event_seq in self._repeated.items()
+            if thread in topics and topics[thread].is_ready
+        ]
+
     def settle_repeat(self, thread: Thread, request_id: str, said: dict[str, Any] | None) -> None:
-        """A request that the server had before: `said` is how it ended; None if it had not, and its end will come."""
-        self.repeated.pop((thread, request_id), None)
+        """A request that the server had before: `said` is how it ended; None if it had not, and its end will come.
+
+        It will come, too, if it is beyond what the log has given by now: behind all that goes before it.
+        """
+        if self._repeated.pop((thread, request_id), None) is None:
+            return  # of a log that is gone meanwhile, or nobody waits any more
         topic = self._topics.get(thread)
         request = topic.requests.get(request_id) if topic is not None else None
-        if topic is not None and request is not None and said is not None:
+        if topic is not None and request is not None and said is not None and said["seq"] <= (topic.log.cursor or 0):
             request.inbox.put(make_end(thread, said))
             self._end(topic, request)

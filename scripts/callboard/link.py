@@ -254,7 +254,7 @@ class Link:
         """Read what only HTTP tells: threads whose log is another one, and requests that may have ended long ago."""
         for thread in self._conversation.resyncing:
             self._begin(f"resync {thread}", self._resync, thread)
-        for (thread, request_id), event_seq in self._conversation.repeated.items():
+        for thread, request_id, event_seq in self._conversation.find_repeats():
             self._begin(f"repeat {thread} {request_id}", self._settle_repeat, thread, request_id, event_seq)
 
     def _begin(self, name: str, work: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs) -> None:

@@ -199,8 +199,7 @@ export class Conversation {
   #hasFreed = false;
   /** Threads whose place is not one of their log: `resync` is to be told what HTTP says of them. */
   resyncing = new Map();
-  /** Requests that the server had before, with the places of their events: for `settleRepeat`. */
-  repeated = new Map();
+  #repeated = new Map(); // requests that the server had before, with the places of their events
   /** What the server said before it closes the connection. */
   goaway = null;
 
@@ -265,7 +264,11 @@ export class Conversation {
     const topic = this.#topics.get(keyOf(thread));
     if (!topic) return;
     for (const follower of topic.followers) if (follower.inbox === inbox) topic.followers.delete(follower);
-    for (const [id, request] of topic.requests) if (request.inbox === inbox) topic.requests.delete(id);
+    for (const [id, request] of topic.requests) {
+      if (request.inbox !== inbox) continue;
+      topic.requests.delete(id);
+      this.#repeated.delete(`${keyOf(thread)} ${id}`);
+    }
     this.#hasFreed ||= isIdle(topic);
   }
 
@@ -288,7 +291,6 @@ export class Conversation {
   disconnect() {
     this.#isConnected = false;
     this.resyncing.clear();
-    this.repeated.clear();
     for (const topic of this.#topics.values()) {
       topic.isSubscribed = topic.isReady = topic.isAckHeld = false;
       topic.log.resetAcks();
@@ -328,6 +330,7 @@ export class Conversation {
   /** Go on in the log that there is, of which `snapshot` is what HTTP says; null if there is none any more. */
   resync(thread, snapshot) {
     this.resyncing.delete(keyOf(thread));
+    for (const [key, repeat] of this.#repeated) if (keyOf(repeat.thread) === keyOf(thread)) this.#repeated.delete(key);
     const topic = this.#topics.get(keyOf(thread));
     if (!topic) return;
     const { head, epoch, messages, running } = snapshot ?? { head: 0, epoch: "0", messages: [], running: [] };
@@ -354,12 +357,20 @@ export class Conversation {
     this.#resume(topic);
   }
 
-  /** A request that the server had before: `said` is how it ended; null if it had not, and its end will come. */
+  /** The requests whose end is to be looked up; not before the subscription has begun: what had not ended by then comes over it. */
+  findRepeats() {
+    return [...this.#repeated].filter(([, { thread }]) => this.#topics.get(keyOf(thread))?.isReady);
+  }
+
+  /**
+   * A request that the server had before: `said` is how it ended; null if it had not, and its end will come.
+   * It will come, too, if it is beyond what the log has given by now: behind all that goes before it.
+   */
   settleRepeat(thread, requestId, said) {
-    this.repeated.delete(`${keyOf(thread)} ${requestId}`);
+    if (!this.#repeated.delete(`${keyOf(thread)} ${requestId}`)) return; // of a log that is gone, or nobody waits
     const topic = this.#topics.get(keyOf(thread));
     const request = topic?.requests.get(requestId);
-    if (!request || !said) return;
+    if (!request || !said || said.seq > (topic.log.cursor ?? 0)) return;
     request.inbox.put(makeEnd(thread, said));
     this.#end(topic, requestId);
   }
@@ -446,7 +457,7 @@ export class Conversation {
       request.isAccepted = true;
       if (frame.duplicate) {
         const repeat = { thread: topic.thread, requestId: frame.requestId, eventSeq: frame.eventSeq };
-        this.repeated.set(`${keyOf(topic.thread)} ${frame.requestId}`, repeat);
+        this.#repeated.set(`${keyOf(topic.thread)} ${frame.requestId}`, repeat);
       }
     } else if (frame.type === "error") {
       this.#takeRefusal(topic, request, frame, nowMs);
@@ -824,7 +835,7 @@ export class Callboard {
         this.#conversation.resync(thread, snapshot);
       });
     }
-    for (const [key, { thread, requestId, eventSeq }] of this.#conversation.repeated) {
+    for (const [key, { thread, requestId, eventSeq }] of this.#conversation.findRepeats()) {
       this.#settle(`repeat ${key}`, async () => {
         this.#conversation.settleRepeat(thread, requestId, await this.#readEnd(thread, eventSeq));
       });

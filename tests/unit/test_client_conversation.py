@@ -174,6 +174,65 @@ def test_request_of_a_log_that_is_gone_is_said_again(stage: Stage) -> None:
             asyncio.run(request.inbox.take())
 
 
+SAID: dict[str, Any] = {
+    "role": "agent",
+    "requestId": "r1",
+    "eventSeq": 1,
+    "seq": 3,
+    "status": "completed",
+    "message": "Hi",
+    "latencyMs": 1,
+    "tokenUsage": USAGE,
+}
+
+
+def test_repeat_that_ended_before_its_subscription_is_looked_up(stage: Stage) -> None:
+    request = stage.say()
+    stage.accept(duplicate=True)
+    assert stage.conversation.find_repeats() == [], "where the subscription begins is not known yet"
+    stage.begin(after=7, head=7)
+    assert stage.conversation.find_repeats() == [(THREAD, "r1", 1)]
+    stage.conversation.settle_repeat(THREAD, "r1", SAID)
+
+    assert [type(frame) for frame in take_all(request.inbox)] == [Message]
+    assert stage.conversation.find_repeats() == []
+
+
+def test_repeat_whose_end_is_still_to_come_is_not_ended_ahead_of_its_tokens(stage: Stage) -> None:
+    request = stage.say()
+    stage.begin(after=0, head=3)
+    stage.accept(duplicate=True)
+    stage.receive("token", requestId="r1", value="H", **{"from": 1, "seq": 2})
+    stage.conversation.settle_repeat(THREAD, "r1", SAID)
+    stage.finish(3)
+
+    assert [type(frame) for frame in take_all(request.inbox)] == [Token, Message]
+
+
+def test_repeat_is_looked_up_again_over_the_next_connection(stage: Stage) -> None:
+    stage.say()
+    stage.begin(after=7, head=7)
+    stage.accept(duplicate=True)
+    stage.conversation.disconnect()
+    assert stage.conversation.find_repeats() == []
+    stage.post(stage.conversation.connect())
+    stage.begin(after=7, head=7)
+    assert stage.conversation.find_repeats() == [(THREAD, "r1", 1)]
+
+
+def test_repeat_of_a_log_that_is_gone_is_none_of_the_new_one(stage: Stage) -> None:
+    request = stage.say()
+    stage.begin(after=7, head=7)
+    stage.accept(duplicate=True)
+    stage.receive("resync", epoch="b2", head=9, reason="epoch")
+    stage.post(stage.conversation.resync(THREAD, {"epoch": "b2", "head": 9, "messages": [], "running": []}))
+    stage.begin(after=9, head=9, epoch="b2")
+    stage.conversation.settle_repeat(THREAD, "r1", SAID)
+    stage.finish(10)
+
+    assert [frame.seq for frame in take_all(request.inbox)] == [10]
+
+
 def test_thread_that_is_refused_ends_those_who_wait(stage: Stage) -> None:
     request = stage.say()
     stage.receive("error", code="unknown_agent", message="agentId: no", retryable=False, terminal=False)

@@ -169,3 +169,34 @@ test("a request whose log is gone is sent again, one that ended meanwhile ends",
   talk.fail(new CallboardError("closed", "closed"));
   await assert.rejects(other.take(), { code: "closed" });
 });
+
+const SAID = { role: "agent", requestId: "r1", eventSeq: 1, seq: 3, status: "completed", message: "Hi", latencyMs: 1, tokenUsage: {} };
+const REPEAT = { type: "accepted", ...THREAD, requestId: "r1", eventSeq: 1, position: 0, duplicate: true };
+
+test("a repeat that ended before its subscription is looked up, over any connection", async () => {
+  const { talk } = converse();
+  talk.connect();
+  const inbox = talk.say(THREAD, "Hello", { requestId: "r1" });
+  talk.receive(REPEAT, 0);
+  assert.equal(talk.findRepeats().length, 0);
+  talk.receive({ type: "ready", ...THREAD, epoch: "a1", after: 7, head: 7, active: [] }, 0);
+  assert.equal(talk.findRepeats().length, 1);
+  talk.disconnect();
+  talk.connect();
+  assert.equal(talk.findRepeats().length, 0);
+  talk.receive({ type: "ready", ...THREAD, epoch: "a1", after: 7, head: 7, active: [] }, 0);
+  talk.settleRepeat(THREAD, "r1", SAID);
+
+  assert.equal((await inbox.take()).seq, 3);
+  assert.equal(await inbox.take(), null);
+});
+
+test("a repeat whose end is still to come is not ended ahead of its tokens", async () => {
+  const { talk, inbox } = ask();
+  talk.receive(REPEAT, 0);
+  talk.receive({ type: "token", ...THREAD, requestId: "r1", value: "H", from: 1, seq: 2 }, 0);
+  talk.settleRepeat(THREAD, "r1", SAID);
+  talk.receive({ type: "message", ...THREAD, requestId: "r1", message: "Hi", seq: 3 }, 0);
+
+  assert.deepEqual([(await inbox.take()).seq, (await inbox.take()).seq, await inbox.take()], [2, 3, null]);
+});
