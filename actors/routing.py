@@ -273,12 +273,13 @@ def notice_head(route: Route, head: int) -> Step:
     """Compare with what the database has: whoever is behind without a reason reads; whoever is slow is reported.
 
     The head may be ahead of commits whose effects are on their way here. So a live subscriber is behind for good only
-    if it still has not what the look before has found.
+    if it still has not what the look before has found. One that is neither live nor reading, and not slow, is so after
+    a read that failed: it reads again, also if it has all there is, to be live.
     """
     route = replace(route, head=max(route.head, head))
     commands: list[Command] = []
     for connection_id, subscriber in list(route.subscribers.items()):
-        was_missed = subscriber.cursor < (subscriber.polled_head if subscriber.is_live else head)
+        was_missed = not subscriber.is_live or subscriber.cursor < subscriber.polled_head
         subscriber = replace(subscriber, polled_head=head)
         if was_missed and not subscriber.is_reading and subscriber.taken == subscriber.cursor:
             subscriber, more = _read_on(connection_id, replace(subscriber, is_live=False, buffer=()))

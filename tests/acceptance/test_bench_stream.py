@@ -188,4 +188,4 @@ def test_cpu_time_of_ended_children_still_counts() -> None:
 
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.2: pass"], check=True)
 
-    assert read_family_cpu_s(os.getpid()) - before_s >= 0.19
+    assert read_family_cpu_s(os.getpid()) - before_s >= 0.18  # the clock ticks every 10 ms

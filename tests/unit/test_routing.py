@@ -256,6 +256,14 @@ def test_failed_read_is_made_good_by_the_next_look() -> None:
     assert notice_head(route, 4)[1] == [ReadOutbox(connection_id="a", after=2)]
 
 
+def test_failed_read_with_nothing_left_to_read_is_made_good_so_that_what_comes_is_sent_at_once() -> None:
+    route, _ = fail_read(route_with(a=Subscriber(cursor=2, taken=2, is_reading=True)), "a", after=2)
+    route, commands = notice_head(route, 2)
+    assert commands == [ReadOutbox(connection_id="a", after=2)]
+    route, _ = serve_page(route, "a", (), after=2, complete=True)
+    assert commit(route, make_effects(3, 3))[1] == [SendEffects(connection_ids=("a",), effects=make_effects(3, 3))]
+
+
 def test_page_for_a_connection_that_left_is_dropped() -> None:
     route = Route(session_key=KEY)
     assert serve_page(route, "gone", make_effects(1, 2), after=0, complete=True) == (route, [])
