@@ -15,6 +15,9 @@ from scripts.chat_terminal import SIGNAL_GRACE_S, Terminal
 
 KEY_PART = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
+TOKEN_CODES = frozenset({4001, 4500})
+"""The server wants a token, or another one."""
+
 ADJECTIVES = ("amber", "brave", "calm", "clever", "eager", "gentle", "golden", "happy", "keen", "lively", "merry")
 ANIMALS = ("badger", "beaver", "crane", "dolphin", "falcon", "finch", "heron", "lynx", "otter", "raven", "robin")
 
@@ -151,6 +154,8 @@ class Conversation:
             raise ChatFailedError(chat_render.describe_error(error)) from error
         except CallboardClosed as error:
             reason = chat_render.clean_text(error.reason) or str(error.code)
+            if error.code in TOKEN_CODES:
+                reason += "; give one by --token or CALLBOARD_TOKEN"
             raise ChatFailedError(f"the server closed the connection: {reason}") from error
         finally:
             for task in self._tasks:

@@ -439,7 +439,9 @@ def test_commands_take_tokens(guarded: ServerProcess, thread: str) -> None:
     chat = ["chat", "--url", url, "--thread", thread, "--agent", "echo"]
     assert "Hello" in run_command(*chat, stdin="Hello\n", CALLBOARD_TOKEN=token).stdout
     refused = run_command(*chat, stdin="Hello\n")
-    assert (refused.returncode, "token: is required" in refused.stderr) == (1, True)
+    assert refused.returncode == 1
+    assert "token: is required" in refused.stderr
+    assert "CALLBOARD_TOKEN" in refused.stderr
 
     quick = ["--sessions", "3", "--messages", "1", "--tokens", "3", "--interval-ms", "0", "--first-token-ms", "0"]
     for protocol in ("v1", "bare"):
