@@ -4,25 +4,20 @@ Its `wstest` is a program of Python 2.7 (`pip install autobahntestsuite`). Where
 `WSTEST`, this is skipped; `test_websocket_conformance` holds the endpoint itself to what a chat can meet of it.
 """
 
-import asyncio
 import json
 import os
 import shlex
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from server import close_codes
 from server.websocket_protocol import TolerantProtocol
+from tests.served_application import serve_application
 
 SECTIONS = [f"{section}.*" for section in range(1, 11)]
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
@@ -51,31 +46,8 @@ class EchoSocket(WebSocketHandler):
         self.write_message(message, binary=isinstance(message, bytes))
 
 
-@contextmanager
-def serve_echo() -> Iterator[int]:
-    sockets, started = bind_sockets(0, "127.0.0.1"), threading.Event()
-    stop, loop = asyncio.Event(), asyncio.new_event_loop()
-
-    async def listen() -> None:
-        server = HTTPServer(Application([("/", EchoSocket)], websocket_max_message_size=MAX_MESSAGE_BYTES))
-        server.add_sockets(sockets)
-        started.set()
-        await stop.wait()
-        server.stop()
-        await server.close_all_connections()
-
-    def run() -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(listen())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield int(sockets[0].getsockname()[1])
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
+def make_echo() -> Application:
+    return Application([("/", EchoSocket)], websocket_max_message_size=MAX_MESSAGE_BYTES)
 
 
 def find_wstest() -> list[str]:
@@ -91,7 +63,7 @@ def find_wstest() -> list[str]:
 @pytest.mark.slow(reason="hundreds of cases, some of 16 MiB")
 def test_fuzzing_client_finds_no_failure(tmp_path: Path) -> None:
     command = find_wstest()
-    with serve_echo() as port:
+    with serve_application(make_echo) as port:
         spec = {
             "outdir": str(tmp_path / "report"),
             "servers": [{"agent": "callboard", "url": f"ws://127.0.0.1:{port}/"}],

@@ -1,25 +1,22 @@
 """`callboard load-test` through its own command: against the real server, and against one that gets things wrong."""
 
-import asyncio
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from tests.acceptance.server_process import CALLBOARD, ServerProcess, Servers, make_environment
+from tests.served_application import serve_application
 
 TIMEOUT_S = 90.0
 QUICK = ["--tokens", "12", "--interval-ms", "4", "--first-token-ms", "10", "--think-ms", "5", "--ramp-s", "0.1"]
@@ -233,29 +230,8 @@ def serve_wrongly(edit: Callable[[Frames], Frames], *, tear: bool = False) -> It
             for frame in edit(frames):
                 await self.send(frame | about)
 
-    sockets, started = bind_sockets(0, "127.0.0.1"), threading.Event()
-    stop, loop = asyncio.Event(), asyncio.new_event_loop()
-
-    async def listen() -> None:
-        server = HTTPServer(Application([("/api/chat/ws", Chat)]))
-        server.add_sockets(sockets)
-        started.set()
-        await stop.wait()
-        server.stop()
-        await server.close_all_connections()
-
-    def run() -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(listen())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield f"ws://127.0.0.1:{sockets[0].getsockname()[1]}"
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
+    with serve_application(lambda: Application([("/api/chat/ws", Chat)])) as port:
+        yield f"ws://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(
