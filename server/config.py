@@ -326,7 +326,7 @@ class Settings:
         "MAX_CONNECTIONS",
         whole_number(1, 1_000_000),
         "How many connections and event streams there may be.",
-        default=20_000,
+        default=16_000,
     )
     max_connections_per_user: int = setting(
         "--max-connections-per-user",

@@ -136,8 +136,12 @@ class Gate:
             del self._visits[user_id]
 
 
-def make_gate(settings: Settings) -> Gate:
+def make_gate(settings: Settings, *, max_visits: int) -> Gate:
     """Return the gate that the settings describe.
+
+    Args:
+        settings: The configuration.
+        max_visits: `settings.max_connections`, or as many of them as there can be.
 
     Raises:
         ConfigError: If the key cannot be used.
@@ -147,7 +151,7 @@ def make_gate(settings: Settings) -> Gate:
     return Gate(
         authenticator,
         origins=settings.allowed_origins,
-        max_visits=settings.max_connections,
+        max_visits=max_visits,
         max_visits_per_user=per_user or None,
     )
 

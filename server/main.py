@@ -21,6 +21,7 @@ from server.garbage import collect_garbage_seldom
 from server.gate import Gate, make_gate
 from server.logs import configure_logging
 from server.node import Node
+from server.open_files import allow_connections
 from storage.database import migrate
 from storage.embedded import EmbeddedPostgres
 from storage.errors import EmbeddedPostgresError
@@ -50,7 +51,7 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     """
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gate = make_gate(settings)
+    gate = make_gate(settings, max_visits=allow_connections(settings.max_connections))
     agents = load_agents(settings.agents_file, environ)
     with open_database_for(settings) as dsn:
         migrate(dsn)

@@ -115,18 +115,28 @@ def _is_alive(pid: int) -> bool:
 class ServerProcess:
     """One `callboard serve`, from its start; where it listens is known after `wait_until_listening`.
 
+    Args:
+        data_dir: Where its data are.
+        log: Where its log goes.
+        options: Of the command.
+        environ: Its settings.
+        max_files: Its limit of open files, soft and hard; None for that of the tests.
+
     Attributes:
         url, port: As the line on standard output has them.
         started_in_s: From the command to that line.
     """
 
-    def __init__(self, data_dir: Path, log: Path, *options: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, data_dir: Path, log: Path, *options: str, environ: Mapping[str, str], max_files: int | None = None
+    ) -> None:
+        limit = [] if max_files is None else ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh"]
         self.data = DataDir(data_dir)
         self.log = log
         self._began_at_s = time.monotonic()
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [CALLBOARD, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
+                [*limit, CALLBOARD, "serve", "--port", "0", "--data-dir", str(data_dir), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -198,17 +208,23 @@ class Servers:
         self._folder = folder
         self._started: list[ServerProcess] = []
 
-    def start(self, *options: str, data_dir: Path | None = None, **environ: str) -> ServerProcess:
+    def start(
+        self, *options: str, data_dir: Path | None = None, max_files: int | None = None, **environ: str
+    ) -> ServerProcess:
         """Start a server, by default on a fresh data directory, and wait until it listens."""
-        server = self.begin(*options, data_dir=data_dir, **environ)
+        server = self.begin(*options, data_dir=data_dir, max_files=max_files, **environ)
         server.wait_until_listening()
         return server
 
-    def begin(self, *options: str, data_dir: Path | None = None, **environ: str) -> ServerProcess:
+    def begin(
+        self, *options: str, data_dir: Path | None = None, max_files: int | None = None, **environ: str
+    ) -> ServerProcess:
         """Start a server."""
         number = len(self._started) + 1
         log = self._folder / f"server-{number}.log"
-        server = ServerProcess(data_dir or self._folder / f"data-{number}", log, *options, environ=environ)
+        server = ServerProcess(
+            data_dir or self._folder / f"data-{number}", log, *options, environ=environ, max_files=max_files
+        )
         self._started.append(server)
         return server
 

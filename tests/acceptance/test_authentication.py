@@ -319,6 +319,18 @@ def test_connections_of_all_are_limited(servers: Servers, thread: str) -> None:
         client.ask("Hello")
 
 
+def test_connections_are_as_many_as_open_files_allow(servers: Servers, thread: str) -> None:
+    server = servers.start(max_files=276)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server, thread, agentId="echo")) for _ in range(20)]
+        for _ in range(50):
+            assert receive_close_code(server) == 1013
+        clients[0].say("Hello")
+        assert {client.receive_answer().end["message"] for client in clients} == {"Hello"}
+        assert fetch(server, "/readyz")[0] == 200
+    assert "At most 20 connections, not 16000" in server.read_log()
+
+
 def test_without_authentication_no_user_is_limited(server: ServerProcess, thread: str) -> None:
     with contextlib.ExitStack() as stack:
         options = {"agentId": "echo", "userId": thread}

@@ -17,7 +17,7 @@ def forgetful_server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path
     """A server that compacts at once, and gives up after a second what nobody has fetched."""
     servers = Servers(tmp_path_factory.mktemp("forgetful"))
     environ = {"COMPACT_AFTER_S": "0.01", "EFFECT_TTL_S": "1", "CALLBOARD_AGENTS": str(agents_file)}
-    yield servers.start(*OPTIONS, data_dir=None, **environ)
+    yield servers.start(*OPTIONS, data_dir=None, max_files=None, **environ)
     servers.stop_all()
 
 

@@ -148,7 +148,7 @@ def test_defaults_are_as_documented() -> None:
         auth_jwt_audience=None,
         auth_clock_skew_s=30.0,
         allowed_origins=(),
-        max_connections=20_000,
+        max_connections=16_000,
         max_connections_per_user=64,
         slow_handler_ms=50,
         log_level="INFO",
