@@ -330,8 +330,11 @@ def test_follower_sees_what_others_say(server: ServerProcess, thread: str) -> No
 
 
 def say_elsewhere(server: ServerProcess, thread: str, text: str) -> None:
+    """Over the bare dialect; what was not acknowledged yet of an answer before comes there first."""
     with connect(server, thread, agentId="echo") as client:
-        client.ask(text)
+        client.say(text)
+        while client.receive().get("message") != text:
+            pass
 
 
 def test_caller_that_does_not_read_holds_up_nobody(server: ServerProcess, thread: str) -> None:
