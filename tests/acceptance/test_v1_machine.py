@@ -499,8 +499,11 @@ def find_places(trace: Trace, kind: str) -> list[int]:
             continue
         device, frame = arguments
         thread = (device, frame.get("threadId"), frame.get("agentId"))
-        is_refusal = frame["type"] == "error" and frame["code"] == "bad_request"
-        if frame["type"] == kind and (thread in goes_on or kind == "accepted" or is_refusal):
+        if kind == "error":
+            is_place = frame["type"] == kind and frame["code"] == "bad_request"
+        else:
+            is_place = frame["type"] == kind and (thread in goes_on or kind == "accepted")
+        if is_place:
             places.append(at)
         if "seq" in frame and frame["type"] != "replay_complete":
             goes_on.add(thread)
