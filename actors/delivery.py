@@ -8,7 +8,7 @@ its sessions. One that subscribes (v1, event streams, `SubscribeConnection`) beg
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -156,7 +156,8 @@ class DeliveryActor(BaseActor):
 
     def receiveMsg_SubscriptionRead(self, message: SubscriptionRead, _sender: ActorAddress) -> None:
         """Begin the subscription, or tell the connection why it does not."""
-        request, found = message.request, message.found
+        request = message.request
+        found = replace(message.found, number=request.number)
         attachment = self._connections.get(request.connection_id)
         if attachment is None or attachment.subscribing.get(request.session_key) is not request:
             return

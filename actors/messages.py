@@ -101,6 +101,8 @@ class SubscribeConnection:
             the first of a request that has not ended, if that is lower.
         log: The log that `after` is a place in; None if the client does not know.
         receipt: When what it is sent counts as delivered.
+        number: Which of the connection's subscriptions this is: the answer names it, as an earlier one's may be on its
+            way when a client leaves a session and comes back.
     """
 
     connection_id: str
@@ -108,6 +110,7 @@ class SubscribeConnection:
     after: int | None
     log: str | None
     receipt: Receipt
+    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

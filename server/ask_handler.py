@@ -85,8 +85,10 @@ class Asker:
         """
         session_key = str(self._key)
         self._node.connect(self._connection)
-        self._connection.expect_thread(session_key, None)
-        self._node.subscribe(self._connection, session_key, after=None, log=None, receipt=Receipt.ACKNOWLEDGED)
+        number = self._connection.expect_thread(session_key, None)
+        self._node.subscribe(
+            self._connection, session_key, after=None, log=None, receipt=Receipt.ACKNOWLEDGED, number=number
+        )
         message = SubmitUserMessage(
             session_key=session_key,
             event_id=uuid.uuid4(),

@@ -86,8 +86,8 @@ class EventConnection(ThreadConnection):
 
     def follow(self, session_key: str, *, after: int, log: str | None) -> None:
         """Subscribe, without ever acknowledging."""
-        self.expect_thread(session_key, after)
-        self._node.subscribe(self, session_key, after=after, log=log, receipt=Receipt.NEVER)
+        number = self.expect_thread(session_key, after)
+        self._node.subscribe(self, session_key, after=after, log=log, receipt=Receipt.NEVER, number=number)
 
 
 class EventsHandler(UserHandler):

@@ -219,11 +219,23 @@ class Node:
         )
 
     def subscribe(
-        self, connection: Connection, session_key: str, *, after: int | None, log: str | None, receipt: Receipt
+        self,
+        connection: Connection,
+        session_key: str,
+        *,
+        after: int | None,
+        log: str | None,
+        receipt: Receipt,
+        number: int,
     ) -> None:
         """Send a session's effects to a connection, from a place of its own; see `SubscribeConnection`."""
         message = SubscribeConnection(
-            connection_id=connection.connection_id, session_key=session_key, after=after, log=log, receipt=receipt
+            connection_id=connection.connection_id,
+            session_key=session_key,
+            after=after,
+            log=log,
+            receipt=receipt,
+            number=number,
         )
         self._system.tell(self._delivery, message)
 

@@ -36,6 +36,7 @@ class _Place:
     """Where a connection is in a thread's log.
 
     Attributes:
+        number: Its subscription's.
         passed: The last effect that was queued, or need not be.
         shown: The last effect that was queued.
         replay_until: The last effect of the replay.
@@ -44,6 +45,7 @@ class _Place:
         lacks_room: True while effects beyond `passed` are passed over.
     """
 
+    number: int
     passed: int
     shown: int
     replay_until: int = 0
@@ -76,6 +78,7 @@ class ThreadConnection(Connection):
         self._add_from: Callable[[bytes, int], bytes] = dialect.add_from
         self._stall_s = stall_s
         self._places: dict[str, _Place] = {}
+        self._asked = 0
         self._lacking: dict[str, None] = {}  # threads that lack room, longest first
         self._admitted: str | None = None  # the thread that was told of room, until something of it comes
 
@@ -86,9 +89,11 @@ class ThreadConnection(Connection):
         """How many threads it is subscribed to, or about to be."""
         return len(self._places)
 
-    def expect_thread(self, session_key: str, after: int | None) -> None:
-        """A subscription was asked for."""
-        self._places[session_key] = _Place(passed=after or 0, shown=after or 0)
+    def expect_thread(self, session_key: str, after: int | None) -> int:
+        """A subscription is asked for; returns its number among this connection's."""
+        self._asked += 1
+        self._places[session_key] = _Place(number=self._asked, passed=after or 0, shown=after or 0)
+        return self._asked
 
     def leave_thread(self, session_key: str) -> None:
         """Queue no more of a thread."""
@@ -104,7 +109,7 @@ class ThreadConnection(Connection):
     def begin_thread(self, session_key: str, beginning: OutboxSubscription) -> None:
         """Announce a subscription; its effects follow."""
         place = self._places.get(session_key)
-        if place is None:
+        if place is None or beginning.number not in (None, place.number):
             return
         place.passed = place.shown = beginning.after
         place.replay_until = beginning.page.head
@@ -114,7 +119,9 @@ class ThreadConnection(Connection):
 
     def resync_thread(self, session_key: str, refusal: OutboxSubscription) -> None:
         """Tell the client that its place is not one of the log; it is not subscribed."""
-        if self._places.pop(session_key, None) is not None:
+        place = self._places.get(session_key)
+        if place is not None and refusal.number in (None, place.number):
+            del self._places[session_key]
             self.send_frame(make_resync(refusal), session_key)
 
     def send_effects(self, session_key: str, effects: Sequence[EncodedEffect]) -> None:

@@ -130,9 +130,14 @@ class V1Client:
             raise FrameError("bad_request", "threadId: this connection is subscribed to it; unsubscribe first")
         if len(self.connection) >= MAX_SUBSCRIPTIONS:
             raise FrameError("too_large", f"threadId: a connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
-        self.connection.expect_thread(session_key, request.after)
+        number = self.connection.expect_thread(session_key, request.after)
         self._node.subscribe(
-            self.connection, session_key, after=request.after, log=request.epoch, receipt=Receipt.ACKNOWLEDGED
+            self.connection,
+            session_key,
+            after=request.after,
+            log=request.epoch,
+            receipt=Receipt.ACKNOWLEDGED,
+            number=number,
         )
 
     def _say(self, request: Say) -> None:

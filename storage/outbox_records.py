@@ -88,6 +88,7 @@ class OutboxSubscription:
         page: The first effects above `after`; with `head`, the last one that there is.
         open_turns: In their order.
         refusal: Why it does not begin at all; None if it does.
+        number: Which of its connection's subscriptions this is about; None for whichever there is.
     """
 
     log: str
@@ -96,3 +97,4 @@ class OutboxSubscription:
     page: OutboxPage
     open_turns: tuple[OpenTurn, ...] = ()
     refusal: SubscriptionRefusal | None = None
+    number: int | None = None

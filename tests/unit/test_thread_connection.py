@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from server import close_codes, v1_frames
@@ -222,5 +223,23 @@ def test_place_in_another_log_is_told_and_left() -> None:
             }
         ]
         assert KEY not in peer.connection
+
+    on_loop(main)
+
+
+def test_answer_to_an_earlier_subscription_is_none_to_the_one_that_came_after() -> None:
+    """Its client left and came back elsewhere while the first beginning was being read."""
+
+    async def main(peer: Peer) -> None:
+        earlier = peer.connection.expect_thread(KEY, 0)
+        peer.connection.leave_thread(KEY)
+        later = peer.connection.expect_thread(KEY, 5)
+        peer.connection.begin_thread(KEY, replace(make_beginning(after=0, head=7), number=earlier))
+        gone = make_beginning(after=7, head=7, refusal=SubscriptionRefusal.OTHER_LOG)
+        peer.connection.resync_thread(KEY, replace(gone, number=earlier))
+        assert peer.socket.taken == []
+
+        peer.connection.begin_thread(KEY, replace(make_beginning(after=5, head=7), number=later))
+        assert [(frame["type"], frame["after"]) for frame in peer.socket.taken] == [("ready", 5)]
 
     on_loop(main)
