@@ -10,6 +10,8 @@ from tests.acceptance.server_process import ServerProcess, Servers
 
 WRITERS_BACKEND = "SELECT pid FROM pg_stat_activity WHERE application_name ~ '^callboard [0-9a-f]{12}$'"
 LONG = "word " * 6_000
+MORE = "more " * 3_000
+"""Three long ones fit into the limit, each with the effect that shows it; some more on top do not."""
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def frozen_writer(server: ServerProcess) -> Iterator[None]:
 
 
 def test_frozen_database_refuses_new_messages_and_loses_none(servers: Servers) -> None:
-    server = servers.start(WRITER_QUEUE_BYTES="65536")
+    server = servers.start(WRITER_QUEUE_BYTES="262144")
     with ExitStack() as opened:
         clients = [opened.enter_context(connect(server, f"t{number}", agentId="echo")) for number in range(4)]
         for client in clients:
@@ -36,7 +38,7 @@ def test_frozen_database_refuses_new_messages_and_loses_none(servers: Servers) -
             refused = None
             while refused is None:
                 tries += 1
-                clients[3].say("one more", requestId=f"try-{tries}")
+                clients[3].say(MORE, requestId=f"try-{tries}")
                 status, _ = fetch(server, "/healthz")
                 assert status == 200
                 with suppress(TimeoutError):
