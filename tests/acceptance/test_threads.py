@@ -59,8 +59,8 @@ def test_running_answer_is_shown_as_far_as_it_is(server: ServerProcess, thread: 
 
         running, waiting = read_thread(server, thread)["running"]
 
-        client.cancel("r1")
         client.cancel("r2")
+        client.cancel("r1")
         assert client.receive()["type"] == "cancelled"
         assert client.receive()["type"] == "cancelled"
 
