@@ -37,11 +37,10 @@ class Visit:
 
     def expire_at(self, expires_at_s: float | None, on_expired: Callable[[], None]) -> None:
         """Call `on_expired` when the credentials end, unless the visit has ended before; never for None."""
-        if expires_at_s is None:
+        if expires_at_s is None or self._is_over:
             return
         rest_s = expires_at_s - time.time()
         if rest_s <= 0:
-            self._timer = None
             on_expired()
             return
         loop = asyncio.get_running_loop()

@@ -1,6 +1,7 @@
 """The WebSocket endpoint. The subprotocol decides the dialect; what is said in it is the dialect's business."""
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -82,6 +83,13 @@ class ChatSocket(WebSocketHandler):
             self.close(choose_code(denied, is_v1=self._is_v1), str(denied))
         except FrameError as error:
             self.close(close_codes.POLICY, str(error))
+        except Exception:  # noqa: BLE001 (Tornado would drop the connection without a word)
+            self._fail()
+
+    def _fail(self) -> None:
+        """Log the exception that is being handled, and tell the client that it may connect again."""
+        self.log_exception(*sys.exc_info())
+        self.close(close_codes.INTERNAL, "a fault of the server")
 
     def _begin(self) -> None:
         gate = find_gate(self)
@@ -94,9 +102,9 @@ class ChatSocket(WebSocketHandler):
             self.close(close_codes.RESTART, "the server is stopping")
             return
         self._visit = gate.admit(user_id)
+        self._protocol = self._find_protocol()
         self._client = client
         self._client.start()
-        self._protocol = self._find_protocol()
         self._protocol.no_pong_code = close_codes.NO_PONG if self._is_v1 else None
         self._pings.add(self._protocol)
         self._visit.expire_at(credentials.expires_at_s, self._expire)
@@ -123,7 +131,10 @@ class ChatSocket(WebSocketHandler):
         if len(data) > MAX_FRAME_BYTES:
             self.close(close_codes.TOO_BIG, f"a frame may have {MAX_FRAME_BYTES} bytes")
             return
-        self._client.take_text(data)
+        try:
+            self._client.take_text(data)
+        except Exception:  # noqa: BLE001 (Tornado would drop the connection without a word)
+            self._fail()
 
     def on_message(self, message: str | bytes) -> None:
         """Take what is no text."""
