@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from scripts.bench.benchmark import Benchmark
-from server import config
+from server import setting_parsers
 
 ROUNDS: Final = 5
 QUICK_ROUNDS: Final = 2
@@ -73,7 +73,7 @@ def check_database_url(_context: click.Context, _parameter: click.Parameter, tex
     if text is None:
         return None
     try:
-        return config.database_url(text)
+        return setting_parsers.database_url(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 

@@ -20,7 +20,7 @@ It speaks protocol v1 (`server/PROTOCOL.md`). `conversation` decides, without a 
 from callboard.client import AnswerFrame, Callboard
 from callboard.errors import CallboardClosed, CallboardError, CallboardUnreachable, RequestRefused
 from callboard.inbox import LogFrame
-from callboard.topic import Thread
+from callboard.thread import Thread
 from server.v1_frames import Cancelled, Error, Input, Message, Restarted, Resync, Token
 
 __all__ = [

@@ -14,8 +14,8 @@ from callboard.errors import CallboardClosed, CallboardError, CallboardUnreachab
 from callboard.inbox import Inbox, LogFrame
 from callboard.link import Link
 from callboard.reader import ThreadReader
+from callboard.thread import Thread
 from callboard.token import TokenSource
-from callboard.topic import Thread
 from server.v1_frames import Cancelled, Error, Message, Restarted, Token
 
 AnswerFrame = Token | Message | Restarted | Cancelled | Error

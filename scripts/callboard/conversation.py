@@ -14,9 +14,10 @@ import msgspec
 
 from callboard.errors import RequestRefused
 from callboard.inbox import Inbox
-from callboard.snapshot import make_beginning, make_end
-from callboard.thread_log import ThreadLog, Verdict, ends_request
-from callboard.topic import OpenRequest, Thread, Topic
+from callboard.snapshot import make_end
+from callboard.thread import Thread
+from callboard.thread_log import ThreadLog, Verdict
+from callboard.topic import OpenRequest, Topic
 from server.frames import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
 from server.v1_frames import (
     Accepted,
@@ -25,13 +26,11 @@ from server.v1_frames import (
     Error,
     Goaway,
     Hello,
-    Input,
     Ready,
     Resync,
     ServerFrame,
     decode_frame,
 )
-from server.v1_requests import Ack, Cancel, Say, Subscribe, Unsubscribe
 
 PATIENCE_S: Final = 30.0
 """How long a message that the server is too busy for is sent again and again before its caller is told."""
@@ -111,7 +110,7 @@ class Conversation:
             topic.cancels[request_id] = None
         sends = self._subscribe(topic)
         if topic.is_subscribed:
-            sends.append(_encode(Cancel(**thread.name(), requestId=request_id)))
+            sends.append(_encode(topic.make_cancel(request_id)))
         return sends
 
     def follow(self, thread: Thread, *, after: int | None, epoch: str | None) -> tuple[Inbox, list[bytes]]:
@@ -124,7 +123,7 @@ class Conversation:
         elif after is not None and (topic.log.cursor is None or after < topic.log.cursor):
             if topic.is_subscribed:
                 topic.is_subscribed = topic.is_ready = False
-                sends.append(_encode(Unsubscribe(**thread.name())))
+                sends.append(_encode(topic.make_unsubscribe()))
             topic.log = ThreadLog(after, epoch if epoch is not None else topic.log.epoch)
         inbox = Inbox(after if after is not None else topic.log.cursor or 0)
         topic.followers.append(inbox)
@@ -138,7 +137,7 @@ class Conversation:
             for name in [name for name, each in topic.requests.items() if each.inbox is inbox]:
                 del topic.requests[name]
                 self._repeated.pop((thread, name), None)
-            self._has_freed = self._has_freed or topic.is_idle
+            self._note_freed(topic)
 
     def find_epoch(self, thread: Thread) -> str | None:
         """Return the name of a thread's log, if it is known."""
@@ -191,10 +190,10 @@ class Conversation:
             if not request.is_accepted:
                 sends.append(self._encode_say(topic, request))
             if request.is_cancelled:
-                sends.append(_encode(Cancel(**topic.thread.name(), requestId=request.request_id)))
+                sends.append(_encode(topic.make_cancel(request.request_id)))
         for request_id in topic.cancels:
             topic.cancels[request_id] = None
-            sends.append(_encode(Cancel(**topic.thread.name(), requestId=request_id)))
+            sends.append(_encode(topic.make_cancel(request_id)))
         return sends
 
     def _subscribe(self, topic: Topic) -> list[bytes]:
@@ -204,9 +203,7 @@ class Conversation:
         if sends is None:
             return []
         topic.is_subscribed = True
-        log = topic.log
-        epoch = log.epoch if log.cursor is not None else None
-        return [*sends, _encode(Subscribe(**topic.thread.name(), after=log.cursor, epoch=epoch))]
+        return [*sends, _encode(topic.make_subscribe())]
 
     def _make_room(self) -> list[bytes] | None:
         """Leave the threads that nobody waits for, if there are as many as a connection may have; None if all are."""
@@ -216,7 +213,7 @@ class Conversation:
         idle = [topic for topic in subscribed if topic.is_idle]
         for topic in idle:
             del self._topics[topic.thread]
-        return [_encode(Unsubscribe(**topic.thread.name())) for topic in idle] or None
+        return [_encode(topic.make_unsubscribe()) for topic in idle] or None
 
     def _admit_waiting(self) -> list[bytes]:
         """Subscribe to threads for which there was no room, as far as there is some now."""
@@ -229,8 +226,7 @@ class Conversation:
 
     def _encode_say(self, topic: Topic, request: OpenRequest) -> bytes:
         request.retry_at_s = None
-        on_busy = request.on_busy
-        return _encode(Say(**topic.thread.name(), message=request.text, requestId=request.request_id, onBusy=on_busy))
+        return _encode(topic.make_say(request))
 
     # What the server says
 
@@ -266,7 +262,7 @@ class Conversation:
                 continue
             seq = topic.log.find_due_ack(now_s)
             if seq is not None:
-                sends.append(_encode(Ack(**topic.thread.name(), seq=seq)))
+                sends.append(_encode(topic.make_ack(seq)))
             self._settle_cancels(topic, now_s)
             due = [each for each in topic.requests.values() if each.retry_at_s is not None and each.retry_at_s <= now_s]
             sends += [self._encode_say(topic, request) for request in due]
@@ -280,7 +276,7 @@ class Conversation:
                 for name, until_s in topic.cancels.items()
             }
             topic.cancels = {name: until_s for name, until_s in known.items() if until_s > now_s}
-            self._has_freed = self._has_freed or topic.is_idle
+            self._note_freed(topic)
 
     def _find(self, frame: ServerFrame) -> Topic | None:
         thread_id, agent_id = getattr(frame, "threadId", None), getattr(frame, "agentId", None)
@@ -315,29 +311,17 @@ class Conversation:
             raise GapFound
         if verdict is Verdict.DROP:
             return []
-        self._hand_out(topic, frame)
+        topic.hand_out(frame)
+        self._note_freed(topic)
         seq = topic.log.apply(frame, now_s)
-        return [] if seq is None else [_encode(Ack(**topic.thread.name(), seq=seq))]
-
-    def _hand_out(self, topic: Topic, frame: EffectFrame | Error) -> None:
-        assert frame.seq is not None
-        for follower in topic.followers:
-            if frame.seq > follower.cursor:
-                follower.cursor = frame.seq
-                follower.put(frame)
-        request = topic.requests.get(frame.requestId or "")
-        if request is None or isinstance(frame, Input) or frame.seq <= request.inbox.cursor:
-            return
-        request.is_accepted = True  # or it would not be answered, though the word of it was lost
-        request.inbox.cursor = frame.seq
-        request.inbox.put(frame)
-        if ends_request(frame):
-            self._end(topic, request)
+        return [] if seq is None else [_encode(topic.make_ack(seq))]
 
     def _end(self, topic: Topic, request: OpenRequest, failure: Exception | None = None) -> None:
-        topic.requests.pop(request.request_id, None)
+        topic.end(request, failure)
+        self._note_freed(topic)
+
+    def _note_freed(self, topic: Topic) -> None:
         self._has_freed = self._has_freed or topic.is_idle
-        request.inbox.end(failure)
 
     def _take_refusal(self, frame: Error, now_s: float) -> None:
         topic = self._find(frame)
@@ -373,24 +357,8 @@ class Conversation:
         topic = self._topics.get(thread)
         if topic is None:
             return []
-        document = snapshot or {"epoch": "0", "head": 0, "messages": [], "running": []}
-        head, epoch = int(document["head"]), str(document["epoch"])
-        topic.log = ThreadLog(head, epoch)
-        for follower in topic.followers:
-            follower.cursor = head
-            follower.put(Resync(**thread.name(), epoch=epoch, head=head, reason="epoch"))
-        ended = {said.get("requestId"): said for said in document["messages"] if said["role"] == "agent"}
-        running = {said.get("requestId"): said for said in document["running"]}
-        for request in list(topic.requests.values()):
-            request.inbox.cursor = head
-            if request.request_id in ended:
-                request.inbox.put(make_end(thread, ended[request.request_id]))
-                self._end(topic, request)
-            elif request.request_id in running:
-                for frame in make_beginning(thread, running[request.request_id], head):
-                    request.inbox.put(frame)
-            else:
-                request.is_accepted = False  # that log is gone, and the request with it: it is sent again
+        topic.begin_anew(snapshot or {"epoch": "0", "head": 0, "messages": [], "running": []})
+        self._note_freed(topic)
         return self._resume(topic)
 
     def find_repeats(self) -> list[tuple[Thread, str, int]]:

@@ -18,8 +18,8 @@ from callboard.backoff import FINAL_CODES, Backoff
 from callboard.conversation import Conversation, GapFound
 from callboard.errors import CallboardClosed, CallboardUnreachable
 from callboard.reader import ThreadReader
+from callboard.thread import Thread
 from callboard.token import TokenSource, find_token
-from callboard.topic import Thread
 
 OPEN_TIMEOUT_S: Final = 5.0
 """How long one attempt to connect may take."""

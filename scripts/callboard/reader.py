@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from callboard.address import Address
 from callboard.errors import CallboardError, CallboardUnreachable
+from callboard.thread import Thread
 from callboard.token import TokenSource, find_token
-from callboard.topic import Thread
 
 TIMEOUT_S: Final = 10.0
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from callboard.topic import Thread
+from callboard.thread import Thread
 from server.v1_frames import Cancelled, Error, Message, Restarted, Token, TokenCounts
 
 

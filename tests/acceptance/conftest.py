@@ -9,6 +9,7 @@ import pytest
 from tests.acceptance import agents_of_tests
 from tests.acceptance.agents_of_tests import MisbehavingAgent
 from tests.acceptance.server_process import ServerProcess, Servers
+from tests.acceptance.tokens import MAX_PER_USER, ORIGIN, SECRET
 
 MISBEHAVIOURS = [
     name
@@ -52,6 +53,16 @@ def impatient_server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path
     options = ["--turn-timeout-s", "0.5", "--session-idle-s", "0.05", "--shutdown-grace-s", "0.5"]
     environ = {"EFFECT_POLL_INTERVAL_MS": "10", "COALESCE_TOKENS": "0", "LOG_LEVEL": "DEBUG"}
     yield servers.start("--agents", str(agents_file), *options, data_dir=None, max_files=None, **environ)
+    servers.stop_all()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that wants tokens."""
+    servers = Servers(tmp_path_factory.mktemp("guarded"))
+    options = ["--log-level", "debug", "--auth-clock-skew-s", "0", "--shutdown-grace-s", "0.5"]
+    options += ["--allowed-origins", ORIGIN, "--max-connections-per-user", str(MAX_PER_USER)]
+    yield servers.start(*options, AUTH_JWT_SECRET=SECRET)
     servers.stop_all()
 
 
