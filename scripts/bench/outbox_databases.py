@@ -13,6 +13,11 @@ from storage.database import connected, describe_error, open_database
 APPLICATION_NAME = "callboard-bench"
 """Never a node's (`storage.database.OWNER_PREFIX`): a writer that connects ends other connections of its node."""
 
+END_CLIENTS = """
+    SELECT pg_terminate_backend(pid)
+    FROM (SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend') AS clients
+"""
+
 
 class DatabaseRefused(Exception):
     """Raised when a server will not make a database; the text says why."""
@@ -65,7 +70,9 @@ def create_database(dsn: str, name: str) -> None:
 def drop_database(dsn: str, name: str) -> None:
     """Drop it, though somebody is connected: a probe that was killed may be for a moment."""
     with hold_connection(dsn) as database:
-        database.execute_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        # Not WITH (FORCE): that wants a superuser while autovacuum is at work there.
+        database.execute_sql(END_CLIENTS, (name,))
+        database.execute_sql(f'DROP DATABASE IF EXISTS "{name}"')
 
 
 @contextmanager
