@@ -55,9 +55,9 @@ def make_cancelled(*, event_seq: int, attempt: int, request_id: str | None) -> F
     return _frame("cancelled", event_seq, attempt, request_id, reason="user")
 
 
-def make_restarted(*, event_seq: int, attempt: int, request_id: str | None) -> Frame:
-    """Tells clients to discard the partial text of an attempt that was lost."""
-    return _frame("restarted", event_seq, attempt, request_id, reason="recovered")
+def make_restarted(*, event_seq: int, attempt: int, request_id: str | None, reason: str = "recovered") -> Frame:
+    """Tells clients to discard the partial text of an attempt that was lost (`recovered`) or failed (`retried`)."""
+    return _frame("restarted", event_seq, attempt, request_id, reason=reason)
 
 
 def describe_usage(usage: TokenUsage) -> dict[str, int]:

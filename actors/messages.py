@@ -283,6 +283,8 @@ class AgentFailed:
         code: `agent_error` or `agent_timeout`.
         message: For the user.
         detail: For the operator.
+        retryable: What the user is told: True if the same message may succeed later.
+        is_final: True if another attempt would be of no use.
     """
 
     run: int
@@ -290,6 +292,19 @@ class AgentFailed:
     message: str
     detail: str
     retryable: bool
+    is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryDue:
+    """A timer of SessionActor's own: a turn that failed has rested for long enough.
+
+    Attributes:
+        attempts: How often it had been begun.
+    """
+
+    event_seq: int
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

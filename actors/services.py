@@ -1,5 +1,6 @@
 """What actors are given: the world outside, as narrow protocols. It arrives in an actor's first message."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -8,6 +9,7 @@ from thespian.actors import ActorAddress
 
 from actors.agent_slices import AgentSlices
 from actors.agents.registry import AgentRegistry
+from actors.retry_policy import RetryPolicy
 from storage.outbox_records import OutboxEffect, OutboxSubscription
 from storage.outbox_store import OutboxStore
 from storage.records import EffectsDelivery, SessionClaim, SessionWrite
@@ -94,6 +96,7 @@ class ActorSettings:
         coalesce_tokens: True to merge tokens that wait for a write into one effect.
         effect_poll_interval_s: How often to look for effects that nobody pushed.
         event_poll_interval_s: How often to look for accepted events that no actor holds.
+        retry: What becomes of a turn whose attempt failed.
     """
 
     turn_timeout_s: float = 120.0
@@ -103,6 +106,7 @@ class ActorSettings:
     coalesce_tokens: bool = True
     effect_poll_interval_s: float = 0.5
     event_poll_interval_s: float = 0.05
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +118,7 @@ class Services:
         clock: Monotonic seconds.
         tell: Hands a message to an actor, from the loop's thread or any other.
         agent_slices: Shares the loop's time among agents that never wait.
+        draw: Gives random numbers of 0 up to 1: what is spread out in time is spread by them.
     """
 
     node_id: str
@@ -125,3 +130,4 @@ class Services:
     clock: Callable[[], float]
     tell: Callable[[ActorAddress, object], None]
     agent_slices: AgentSlices = field(default_factory=AgentSlices)
+    draw: Callable[[], float] = random.random

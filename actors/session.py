@@ -4,9 +4,9 @@ import asyncio
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
-from thespian.actors import ActorAddress, ActorExitRequest
+from thespian.actors import ActorAddress, ActorExitRequest, WakeupMessage
 
 from actors.agents.protocol import Turn
 from actors.base import BaseActor
@@ -32,6 +32,7 @@ from actors.session_commands import (
     Leave,
     Publish,
     RefuseRequest,
+    Rest,
     RunAgent,
     StopAgent,
     Submit,
@@ -54,6 +55,9 @@ from storage.records import (
 )
 
 log = logging.getLogger(__name__)
+
+RETRY_JITTER: Final = 0.25
+"""The pauses between attempts are shorter or longer by up to this part of them: what fails at once comes back apart."""
 
 
 class SessionActor(BaseActor):
@@ -81,6 +85,7 @@ class SessionActor(BaseActor):
             session_key=message.session_key,
             queue_limit=settings.session_queue_limit,
             coalesce_tokens=settings.coalesce_tokens,
+            retry=settings.retry,
         )
         self._services.writer.submit(SessionClaim(session_key=message.session_key), self.myAddress)
 
@@ -131,6 +136,10 @@ class SessionActor(BaseActor):
         """The agent failed."""
         self._take(message)
 
+    def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:
+        """A turn that failed has rested."""
+        self._take(message.payload)
+
     def receiveMsg_HaltSessions(self, _message: HaltSessions, _sender: ActorAddress) -> None:
         """The server ends."""
         self._state, commands = halt(self._state)
@@ -175,6 +184,9 @@ class SessionActor(BaseActor):
         match command:
             case Submit():
                 self._services.writer.submit(command.write, self.myAddress)
+            case Rest():
+                jitter = 1 + RETRY_JITTER * (2 * self._services.draw() - 1)
+                self.wakeupAfter(command.pause_s * jitter, command.due)
             case Publish():
                 self._publish(command)
             case RunAgent():
@@ -218,6 +230,7 @@ class SessionActor(BaseActor):
                 message=f"agentId: there is no agent {key.agent_id} any more",
                 detail="not in the agents file",
                 retryable=False,
+                is_final=True,
             )
             services.tell(address, failure)
             return
@@ -319,18 +332,17 @@ class SessionActor(BaseActor):
 
     def _log_concluded(self, command: TurnConcluded) -> None:
         end = command.end
-        log.info(
-            "Turn %s of %s is %s after %s ms",
-            end.event_seq,
-            self._start.session_key,
-            end.status,
-            end.latency_ms,
-            extra={
-                "action": f"turn_{end.status}",
-                "session_key": self._start.session_key,
-                "request_id": command.request_id,
-                "event_seq": end.event_seq,
-                "attempt": end.attempt,
-                "latency_ms": end.latency_ms,
-            },
-        )
+        extra = {
+            "action": "attempt_failed" if command.is_retried else f"turn_{end.status}",
+            "session_key": self._start.session_key,
+            "request_id": command.request_id,
+            "event_seq": end.event_seq,
+            "attempt": end.attempt,
+            "latency_ms": end.latency_ms,
+        }
+        key = self._start.session_key
+        if command.is_retried:
+            text = "Attempt %s at turn %s of %s failed; another follows"
+            log.info(text, end.attempt, end.event_seq, key, extra=extra)
+        else:
+            log.info("Turn %s of %s is %s after %s ms", end.event_seq, key, end.status, end.latency_ms, extra=extra)

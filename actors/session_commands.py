@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from actors.messages import SubmitUserMessage
+from actors.messages import RetryDue, SubmitUserMessage
 from actors.session_state import RunningTurn, Situation
 from storage.records import (
     EffectRecord,
@@ -43,6 +43,14 @@ class HoldAgent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Say `due` after about `pause_s`; how far from that is up to chance, so that not all come back at once."""
+
+    due: RetryDue
+    pause_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """Show these committed effects."""
 
@@ -69,10 +77,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnConcluded:
-    """A turn's outcome is committed: for the log."""
+    """An attempt's outcome is committed: for the log.
+
+    Attributes:
+        is_retried: True if it is not its turn's, since another attempt follows.
+    """
 
     end: TurnEnd
     request_id: str | None
+    is_retried: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,5 +120,15 @@ class Unexpected:
 
 
 Command = (
-    Submit | RunAgent | StopAgent | HoldAgent | Publish | Accepted | TurnConcluded | RefuseRequest | Leave | Unexpected
+    Submit
+    | RunAgent
+    | StopAgent
+    | HoldAgent
+    | Rest
+    | Publish
+    | Accepted
+    | TurnConcluded
+    | RefuseRequest
+    | Leave
+    | Unexpected
 )

@@ -12,6 +12,7 @@ from actors.messages import (
     AgentFailed,
     AgentFinished,
     ConfirmClaim,
+    RetryDue,
     SubmitCancel,
     SubmitUserMessage,
     TokensProduced,
@@ -32,6 +33,7 @@ class Reception(StrEnum):
 _SITUATIONS: Final = (
     Situation.CLAIMING,
     Situation.IDLE,
+    Situation.BACKING_OFF,
     Situation.STORING,
     Situation.ANSWERING,
     Situation.STREAMING,
@@ -43,21 +45,23 @@ _TAKEN, _REFUSED, _IGNORED, _UNEXP = Reception
 
 # fmt: off
 _ROWS: Final[Mapping[type, tuple[Reception, ...]]] = {
-    #                   claiming  idle      storing   answering streaming ending    left
-    SubmitUserMessage: (_TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _REFUSED),
-    SubmitCancel:      (_TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _REFUSED),
+    #                   claiming  idle      backing   storing   answering streaming ending    left
+    SubmitUserMessage: (_TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _REFUSED),
+    SubmitCancel:      (_TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _TAKEN,   _REFUSED),
     # Whoever claims or writes finds out by the answer; an agent at work, by its next token's write.
-    ConfirmClaim:      (_IGNORED, _TAKEN,   _IGNORED, _IGNORED, _IGNORED, _IGNORED, _IGNORED),
+    ConfirmClaim:      (_IGNORED, _TAKEN,   _IGNORED, _IGNORED, _IGNORED, _IGNORED, _IGNORED, _IGNORED),
     # Storage answers each claim and write once; after leaving nobody waits for the answer.
-    SessionClaimed:    (_TAKEN,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _IGNORED),
-    WriteCommitted:    (_UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
-    WriteDuplicated:   (_UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
-    WriteFenced:       (_TAKEN,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
-    WriteRefused:      (_TAKEN,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
+    SessionClaimed:    (_TAKEN,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _IGNORED),
+    WriteCommitted:    (_UNEXP,   _UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
+    WriteDuplicated:   (_UNEXP,   _UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
+    WriteFenced:       (_TAKEN,   _UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
+    WriteRefused:      (_TAKEN,   _UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
     # What an agent said before it heard that it was stopped may come long after.
-    TokensProduced:     (_UNEXP,   _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
-    AgentFinished:     (_UNEXP,   _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
-    AgentFailed:       (_UNEXP,   _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
+    TokensProduced:    (_UNEXP,   _IGNORED, _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
+    AgentFinished:     (_UNEXP,   _IGNORED, _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
+    AgentFailed:       (_UNEXP,   _IGNORED, _IGNORED, _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED),
+    # One whose turn was stopped meanwhile finds another one under way, or none.
+    RetryDue:          (_UNEXP,   _IGNORED, _TAKEN,   _TAKEN,   _IGNORED, _IGNORED, _IGNORED, _IGNORED),
 }
 # fmt: on
 

@@ -5,6 +5,9 @@
                            │                       next turn begun │  │    └───committed───┘  │
                            │                                       │  v                       │
                            └────── committed, nothing waits ────── ending <─ finished, failed, cancelled
+                                                                   │    ^
+                            an attempt failed, another may follow  v    │ time is up: begun once more
+                                                                  backing_off
 
     any ──fenced, refused, halted──> left
      └──── its actor failed ───────> failed ──what became of its write──> left      (`session_ends`)
@@ -34,6 +37,7 @@ from actors.messages import (
     SubmitCancel,
     SubmitUserMessage,
 )
+from actors.retry_policy import RetryPolicy
 from storage.records import (
     SessionWrite,
     TurnStatus,
@@ -57,6 +61,7 @@ class Situation(StrEnum):
     STORING = "storing"  # no turn; what is in flight may begin one
     ANSWERING = "answering"  # the agent is at work, and all it said is stored
     STREAMING = "streaming"  # the agent is at work, and a write is in flight
+    BACKING_OFF = "backing_off"  # an attempt failed; the next one waits for its time
     ENDING = "ending"  # the turn's outcome is known; it is in the write in flight, or goes with the next one
     LEFT = "left"  # not the owner any more, or as good as that
 
@@ -69,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         usage: As the agent reported it; None to count.
         code, message, retryable: Of the error frame, if the turn failed.
         detail: Of a failure, for the operator.
+        is_retried: True if only the attempt ends: it failed, and another one follows.
     """
 
     status: TurnStatus
@@ -78,13 +84,18 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     detail: str = ""
     retryable: bool = False
+    is_retried: bool = False
 
 
 class WaitingTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """A committed user message whose turn has not begun.
+    """A committed user message whose turn has not begun, or rests after a failed attempt.
 
     Attributes:
         attempts: How often it was begun before.
+        failures: How many of these attempts failed.
+        losses: How many of them were lost with their node.
+        stalls: How many of those came last, one after the other, and said nothing.
+        rest_s: How long it rests before it is begun again; 0 if it need not.
         shown: True if clients have seen a part of its answer.
         cancelled: True if its user has stopped it already.
     """
@@ -94,6 +105,10 @@ class WaitingTurn(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     accepted_at_s: float
     attempts: int = 0
+    failures: int = 0
+    losses: int = 0
+    stalls: int = 0
+    rest_s: float = 0.0
     shown: bool = False
     cancelled: bool = False
 
@@ -123,6 +138,8 @@ class RunningTurn(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run: Numbers the runs of this actor; messages of another run are stale.
+        failures, losses: Of the attempts before.
+        shown: True if clients have seen a part of one of them.
         effect_count: Effects of this attempt that were put into writes.
         token_count: Tokens that the agent has given.
         answer: The text in those effects, joined.
@@ -137,6 +154,9 @@ class RunningTurn(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None
     text: str
     accepted_at_s: float
+    failures: int = 0
+    losses: int = 0
+    shown: bool = False
     effect_count: int = 0
     token_count: int = 0
     answer: str = ""
@@ -179,11 +199,13 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
         inbox: Submitted messages that no write has taken yet.
         queue: Committed user messages that wait for their turn.
         runs: How many runs were started by this actor.
+        rested: Event and attempts of the turn that has rested for long enough; None while there is none.
     """
 
     session_key: str
     queue_limit: int
     coalesce_tokens: bool
+    retry: RetryPolicy = RetryPolicy()
     phase: Phase = Phase.CLAIMING
     epoch: int = 0
     last_event_seq: int = 0
@@ -195,6 +217,7 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     turn: RunningTurn | None = None
     in_flight: InFlight | None = None
     runs: int = 0
+    rested: tuple[int, int] | None = None
 
     @property
     def situation(self) -> Situation:
@@ -202,7 +225,9 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
         if self.phase is not Phase.ACTIVE:
             return Situation.CLAIMING if self.phase is Phase.CLAIMING else Situation.LEFT
         if self.turn is None:
-            return Situation.IDLE if self.in_flight is None else Situation.STORING
+            if self.in_flight is not None:
+                return Situation.STORING
+            return Situation.BACKING_OFF if self.queue else Situation.IDLE
         if self.turn.is_running:
             return Situation.ANSWERING if self.in_flight is None else Situation.STREAMING
         return Situation.ENDING

@@ -11,6 +11,7 @@ from actors.messages import (
     AgentFailed,
     AgentFinished,
     ConfirmClaim,
+    RetryDue,
     SubmitCancel,
     SubmitUserMessage,
     TokensProduced,
@@ -21,7 +22,7 @@ from actors.session_reception import RECEPTIONS, Reception
 from actors.session_requests import refuse, take_cancel, take_user_message
 from actors.session_state import Phase, SessionState
 from actors.session_storage import begin_session, take_commit, take_duplicates
-from actors.session_turn import conclude_agent, take_tokens
+from actors.session_turn import conclude_agent, end_rest, take_tokens
 from actors.session_write import compose_confirmation, compose_write
 from storage.records import (
     SessionClaimed,
@@ -43,6 +44,7 @@ Message = (
     | TokensProduced
     | AgentFinished
     | AgentFailed
+    | RetryDue
 )
 Step = tuple[SessionState, list[Command]]
 
@@ -92,6 +94,8 @@ def _take(state: SessionState, message: Message, now_s: float) -> Step:
             return _take_outcome(state, message)
         case TokensProduced() | AgentFinished() | AgentFailed():
             return _take_agent(state, message)
+        case RetryDue():
+            return end_rest(state, message)
 
 
 def _take_outcome(state: SessionState, message: WriteCommitted | WriteDuplicated) -> Step:

@@ -1,11 +1,12 @@
 """What a session does with storage's answers to its claim and its writes. Pure."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from msgspec.structs import replace
 
-from actors.messages import SubmitCancel, SubmitUserMessage
-from actors.session_commands import Command, Publish, RunAgent, TurnConcluded
+from actors.messages import RetryDue, SubmitCancel, SubmitUserMessage
+from actors.session_commands import Command, Publish, Rest, RunAgent, TurnConcluded
 from actors.session_requests import answer_committed, answer_duplicate, take_cancel, take_user_message
 from actors.session_state import InFlight, Outcome, Phase, RunningTurn, SessionState, Tokens, WaitingTurn
 from storage.records import (
@@ -31,9 +32,8 @@ def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) 
             request_id=event.request_id,
             text=event.payload["message"],
             accepted_at_s=now_s,
-            attempts=snapshot.attempts.get(event.seq, 0),
-            shown=snapshot.shown_event_seq == event.seq,
             cancelled=event.request_id in cancelled,
+            **_count_attempts(snapshot, event.seq),
         )
         for event in snapshot.unprocessed
         if event.type is EventType.USER_MESSAGE
@@ -60,6 +60,21 @@ def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) 
     return state, commands
 
 
+def _count_attempts(snapshot: SessionSnapshot, event_seq: int) -> dict[str, Any]:
+    """Return what a waiting turn says of the attempts before."""
+    statuses = snapshot.attempts.get(event_seq, ())
+    lost = [attempt for attempt, status in enumerate(statuses, start=1) if status is TurnStatus.RUNNING]
+    is_shown = snapshot.shown_event_seq == event_seq
+    last_word = snapshot.shown_attempt if is_shown else 0
+    return {
+        "attempts": len(statuses),
+        "failures": sum(status is TurnStatus.FAILED for status in statuses),
+        "losses": len(lost),
+        "stalls": sum(attempt > last_word for attempt in lost),
+        "shown": is_shown,
+    }
+
+
 def take_commit(state: SessionState, flight: InFlight, message: WriteCommitted) -> tuple[SessionState, list[Command]]:
     """The write is durable: show its effects, answer its messages, and go on with the turn that it begins."""
     write = flight.write
@@ -83,13 +98,17 @@ def take_commit(state: SessionState, flight: InFlight, message: WriteCommitted) 
         in_flight=None,
     )
     if flight.turn_after is None:
+        if flight.ends_turn and state.queue:  # it rests, or another would have begun
+            rests = state.queue[0]
+            due = RetryDue(event_seq=rests.event_seq, attempts=rests.attempts)
+            commands.append(Rest(due=due, pause_s=rests.rest_s))
         return state, commands
     turn = flight.turn_after
     if turn.request_id in cancelled_ahead:
         turn = replace(turn, outcome=Outcome(status=TurnStatus.CANCELLED))
     if turn.is_running:
         commands.append(RunAgent(turn=turn, checkpoint=state.checkpoint))
-    return replace(state, turn=turn), commands
+    return replace(state, turn=turn, rested=None), commands
 
 
 def _find_cancelled(events: Iterable[EventRecord]) -> set[str | None]:
@@ -102,10 +121,14 @@ def _find_cancelled(events: Iterable[EventRecord]) -> set[str | None]:
 
 
 def _conclude_turns(state: SessionState, flight: InFlight) -> list[Command]:
+    retried = {waiting.event_seq for waiting in flight.queue_after if waiting.rest_s > 0}
     request_ids = {waiting.event_seq: waiting.request_id for waiting in state.queue}
     if flight.turn_before is not None:
         request_ids[flight.turn_before.event_seq] = flight.turn_before.request_id
-    return [TurnConcluded(end=end, request_id=request_ids.get(end.event_seq)) for end in flight.write.turn_ends]
+    return [
+        TurnConcluded(end=end, request_id=request_ids.get(end.event_seq), is_retried=end.event_seq in retried)
+        for end in flight.write.turn_ends
+    ]
 
 
 def take_duplicates(

@@ -4,7 +4,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from actors.messages import AgentFailed, AgentFinished, TokensProduced
+from actors.messages import AgentFailed, AgentFinished, RetryDue, TokensProduced
 from actors.session_commands import Command, HoldAgent, StopAgent
 from actors.session_state import Outcome, RunningTurn, SessionState, Tokens, fail_turn
 from storage.records import TurnStatus
@@ -35,14 +35,22 @@ def take_tokens(state: SessionState, turn: RunningTurn, message: TokensProduced)
     return replace(state, turn=turn), commands
 
 
+def end_rest(state: SessionState, message: RetryDue) -> tuple[SessionState, list[Command]]:
+    """Let the next write begin the turn that has rested; if its user has stopped it meanwhile, none is that one."""
+    return replace(state, rested=(message.event_seq, message.attempts)), []
+
+
 def conclude_agent(
     state: SessionState, turn: RunningTurn, message: AgentFinished | AgentFailed
 ) -> tuple[SessionState, list[Command]]:
-    """Note how the agent ended. That is the turn's outcome unless a cancel comes before it is in a write."""
+    """Note how the agent ended. That is the attempt's outcome unless a cancel comes before it is in a write."""
+    may_retry = turn.failures < state.retry.retries
     if isinstance(message, AgentFailed):
         outcome = fail_turn(message.code, message.message, message.detail, retryable=message.retryable)
+        outcome = replace(outcome, is_retried=may_retry and not message.is_final)
     elif not turn.answer and turn.waiting is None:
         outcome = fail_turn("agent_error", "the agent gave no answer", "no token")
+        outcome = replace(outcome, is_retried=may_retry)
     else:
         outcome = Outcome(status=TurnStatus.COMPLETED, checkpoint=message.checkpoint, usage=message.usage)
     return replace(state, turn=replace(turn, outcome=outcome)), []

@@ -42,8 +42,13 @@ from storage.records import (
     make_input_key,
 )
 
-MAX_ATTEMPTS: Final = 3
-"""How often a turn is begun. A message at which the process dies each time must not keep it down for ever."""
+MAX_STALLS: Final = 3
+"""How many attempts in a row may be lost with their node before they said anything. A message at which the process dies
+each time must not keep it down for ever."""
+
+MAX_LOSSES: Final = 10
+"""How many attempts may be lost with their node in all, whatever they said. That is no failure of the agent's, and a
+deployment that stops one node after the other takes a few, so it is more."""
 
 
 @dataclass(slots=True)
@@ -214,10 +219,18 @@ def _draft_turns(draft: _Draft, now_s: float) -> None:
     if draft.turn is not None:
         draft.turn = _draft_tokens(draft, draft.turn)
         if draft.turn.outcome is not None:
-            _draft_outcome(draft, draft.turn, draft.turn.outcome, now_s)
+            if draft.turn.outcome.is_retried:
+                _draft_failure(draft, draft.turn, draft.turn.outcome, now_s)
+            else:
+                _draft_outcome(draft, draft.turn, draft.turn.outcome, now_s)
             draft.ends_turn = True
-    if (draft.turn is None or draft.ends_turn) and draft.queue:
+    if (draft.turn is None or draft.ends_turn) and draft.queue and not _rests(draft.state, draft.queue[0]):
         draft.turn_after = _draft_start(draft, draft.queue.pop(0), draft.state.runs + 1)
+
+
+def _rests(state: SessionState, waiting: WaitingTurn) -> bool:
+    """Tell whether a turn is not to begin yet; one that its user has stopped has nothing to wait for."""
+    return waiting.rest_s > 0 and not waiting.cancelled and state.rested != (waiting.event_seq, waiting.attempts)
 
 
 def _draft_tokens(draft: _Draft, turn: RunningTurn) -> RunningTurn:
@@ -271,6 +284,32 @@ def _draft_outcome(draft: _Draft, turn: RunningTurn, outcome: Outcome, now_s: fl
     )
 
 
+def _draft_failure(draft: _Draft, turn: RunningTurn, outcome: Outcome, now_s: float) -> None:
+    """Add the attempt's record, and put the turn back to the head of the queue: clients hear of its next attempt."""
+    draft.turn_ends.append(
+        TurnEnd(
+            event_seq=turn.event_seq,
+            attempt=turn.attempt,
+            status=TurnStatus.FAILED,
+            error=outcome.detail or outcome.message,
+            latency_ms=max(0, round((now_s - turn.accepted_at_s) * 1000)),
+        )
+    )
+    failures = turn.failures + 1
+    again = WaitingTurn(
+        event_seq=turn.event_seq,
+        request_id=turn.request_id,
+        text=turn.text,
+        accepted_at_s=turn.accepted_at_s,
+        attempts=turn.attempt,
+        failures=failures,
+        losses=turn.losses,
+        rest_s=draft.state.retry.pause_s(failures),
+        shown=turn.shown or turn.effect_count > 0,
+    )
+    draft.queue.insert(0, again)
+
+
 def _draft_start(draft: _Draft, waiting: WaitingTurn, run: int) -> RunningTurn:
     """Begin a turn; one that its user stopped before, or that was begun too often, is decided at once."""
     turn = RunningTurn(
@@ -280,16 +319,22 @@ def _draft_start(draft: _Draft, waiting: WaitingTurn, run: int) -> RunningTurn:
         request_id=waiting.request_id,
         text=waiting.text,
         accepted_at_s=waiting.accepted_at_s,
+        failures=waiting.failures,
+        losses=waiting.losses,
+        shown=waiting.shown,
     )
     draft.turn_starts.append(TurnStart(event_seq=turn.event_seq, attempt=turn.attempt))
     if waiting.cancelled:
         return replace(turn, outcome=Outcome(status=TurnStatus.CANCELLED))
-    if waiting.attempts >= MAX_ATTEMPTS:
-        detail = f"{waiting.attempts} attempts ended without an outcome"
+    if waiting.stalls >= MAX_STALLS or waiting.losses >= MAX_LOSSES:
+        detail = f"{waiting.losses} attempts were lost with their node, the last {waiting.stalls} without a word"
         outcome = fail_turn("attempts_exhausted", "this message could not be answered", detail)
         return replace(turn, outcome=outcome)
     if waiting.shown:
-        frame = make_restarted(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id)
+        reason = "retried" if waiting.rest_s > 0 else "recovered"
+        frame = make_restarted(
+            event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id, reason=reason
+        )
         turn = draft.add_effects(turn, [frame])
     return turn
 

@@ -101,7 +101,8 @@ class TurnRunner:
             self._released.set()
 
     def _expire(self) -> None:
-        self._fail("agent_timeout", f"the agent took longer than {self._timeout_s:g} s", "deadline passed")
+        text = f"the agent took longer than {self._timeout_s:g} s"
+        self._fail("agent_timeout", text, "deadline passed", is_final=True)
         self.stop()
 
     async def _run(self, turn: Turn) -> None:
@@ -115,14 +116,15 @@ class TurnRunner:
             # By stop(), whose word this then is not, or by the agent's own doing.
             self._fail("agent_error", FAILED_TEXT, "the agent's task was cancelled")
         except ProtocolViolation as error:
-            self._fail("agent_error", FAILED_TEXT, str(error))
+            self._fail("agent_error", FAILED_TEXT, str(error), is_final=True)
         except BaseException as error:  # noqa: BLE001 (an agent may raise anything; SystemExit would end the server)
             said = describe_agent_error(error)
             if said is None:
                 log_agent_exception(error)
-            is_retryable = isinstance(error, AgentError) and getattr(error, "retryable", False) is True
+            is_retryable = isinstance(error, AgentError) and getattr(error, "retryable", True) is not False
+            is_final = isinstance(error, AgentError) and not is_retryable
             detail = f"raised {type(error).__name__}" + (f": {said}" if said else "")
-            self._fail("agent_error", said or FAILED_TEXT, detail, retryable=is_retryable)
+            self._fail("agent_error", said or FAILED_TEXT, detail, retryable=is_retryable, is_final=is_final)
         if stream is not None:
             await close_stream(stream)
 
@@ -189,10 +191,16 @@ class TurnRunner:
             texts, self._gathered, self._gathered_chars = tuple(self._gathered), [], 0
             self._post(TokensProduced(run=self._run_number, texts=texts))
 
-    def _fail(self, code: str, message: str, detail: str, *, retryable: bool = False) -> None:
-        self._conclude(
-            AgentFailed(run=self._run_number, code=code, message=message, detail=printable(detail), retryable=retryable)
+    def _fail(self, code: str, message: str, detail: str, *, retryable: bool = False, is_final: bool = False) -> None:
+        failure = AgentFailed(
+            run=self._run_number,
+            code=code,
+            message=message,
+            detail=printable(detail),
+            retryable=retryable,
+            is_final=is_final,
         )
+        self._conclude(failure)
 
     def _conclude(self, message: AgentFinished | AgentFailed) -> None:
         """Post what is left of its tokens, and the run's last message."""

@@ -106,6 +106,20 @@ class Settings:
     turn_timeout_s: float = setting(
         "--turn-timeout-s", "TURN_TIMEOUT_S", seconds(0.01, 86_400), "How long an agent may take.", default=120.0
     )
+    turn_retries: int = setting(
+        "--turn-retries",
+        "TURN_RETRIES",
+        whole_number(0, 100),
+        "How often an agent that fails is asked again, before its message is answered with an error.",
+        default=3,
+    )
+    turn_retry_pause_s: float = setting(
+        "--turn-retry-pause-s",
+        "TURN_RETRY_PAUSE_S",
+        seconds(0.01, 60),
+        "About how long before the first time; it doubles from one to the next, up to a minute.",
+        default=1.0,
+    )
     session_idle_s: float = setting(
         "--session-idle-s",
         "SESSION_IDLE_S",

@@ -39,6 +39,7 @@ from actors.messages import (
     SubscribeConnection,
     UnsubscribeConnection,
 )
+from actors.retry_policy import RetryPolicy
 from actors.routing import Receipt
 from actors.services import ActorSettings, Services
 from server import close_codes
@@ -166,6 +167,7 @@ class Node:
                 coalesce_tokens=settings.coalesce_tokens,
                 effect_poll_interval_s=settings.effect_poll_interval_ms / 1000,
                 event_poll_interval_s=settings.event_queue_process_interval_ms / 1000,
+                retry=RetryPolicy(retries=settings.turn_retries, first_pause_s=settings.turn_retry_pause_s),
             ),
             clock=self.clock,
             tell=self._system.tell,

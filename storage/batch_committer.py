@@ -147,8 +147,8 @@ class BatchCommitter:
         }
         unprocessed = self._events.list_unprocessed(behind) if behind else {}
         earlier = self._find_counterparts(unprocessed)
-        attempts = self._events.count_attempts(behind) if behind else {}
-        shown = self._effects.find_last_event_seqs(behind) if behind else {}
+        attempts = self._events.list_attempts(behind) if behind else {}
+        shown = self._effects.find_last_shown(behind) if behind else {}
         used = [key for key, found in counters.items() if found.last_event_seq]
         checkpoints = self._checkpoints.find_latest(used) if used else {}
         return {
@@ -161,7 +161,8 @@ class BatchCommitter:
                     last_effect_seq=found.last_effect_seq,
                     unprocessed=unprocessed.get(key, ()),
                     attempts=attempts.get(key, {}),
-                    shown_event_seq=shown.get(key, 0),
+                    shown_event_seq=shown.get(key, (0, 0))[0],
+                    shown_attempt=shown.get(key, (0, 0))[1],
                     checkpoint=checkpoints.get(key),
                     earlier=tuple(earlier.get(key, ())),
                 )

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import peewee
 
-from storage.records import EventRecord, EventType
+from storage.records import EventRecord, EventType, TurnStatus
 from storage.tables import Event
 
 FIND_REQUESTS = """
@@ -23,10 +23,10 @@ ORDER BY events.session_key, events.seq
 """
 
 UNFINISHED_ATTEMPTS = """
-SELECT turns.session_key, turns.event_seq, max(turns.attempt)
+SELECT turns.session_key, turns.event_seq, turns.status
 FROM unnest(%s::text[], %s::bigint[]) AS wanted (session_key, after_seq)
 JOIN turns ON turns.session_key = wanted.session_key AND turns.event_seq > wanted.after_seq
-GROUP BY turns.session_key, turns.event_seq
+ORDER BY turns.session_key, turns.event_seq, turns.attempt
 """
 
 
@@ -56,13 +56,18 @@ class EventStore:
             found[row[0]].append(_event(row))
         return {session_key: tuple(events) for session_key, events in found.items()}
 
-    def count_attempts(self, after: Mapping[str, int]) -> Mapping[str, Mapping[int, int]]:
-        """Return how often turns above each session's given `seq` were begun: session key -> event seq -> attempts."""
-        found: defaultdict[str, dict[int, int]] = defaultdict(dict)
-        for session_key, event_seq, attempt in self._database.execute_sql(
+    def list_attempts(self, after: Mapping[str, int]) -> Mapping[str, Mapping[int, tuple[TurnStatus, ...]]]:
+        """Return the attempts at turns above each session's given `seq`.
+
+        Returns:
+            Session key -> event seq -> statuses, the first attempt's first; what was never begun is missing.
+        """
+        found: defaultdict[str, dict[int, tuple[TurnStatus, ...]]] = defaultdict(dict)
+        for session_key, event_seq, status in self._database.execute_sql(
             UNFINISHED_ATTEMPTS, (list(after), list(after.values()))
         ):
-            found[session_key][event_seq] = attempt
+            turns = found[session_key]
+            turns[event_seq] = (*turns.get(event_seq, ()), TurnStatus(status))
         return found
 
 

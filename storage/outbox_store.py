@@ -98,13 +98,18 @@ EFFECT_PLACE = "SELECT seq FROM effects WHERE id = %s AND session_key = %s"
 # multiple of the time, to put the statement together here and to plan it there.
 HEADS = "SELECT session_key, last_effect_seq FROM sessions WHERE session_key = ANY(%s::text[])"
 
-LAST_EFFECT_EVENTS = """
-SELECT wanted.session_key, latest.event_seq
+LAST_SHOWN = """
+SELECT wanted.session_key, latest.event_seq, coalesce(spoken.attempt, 0)
 FROM unnest(%s::text[]) AS wanted (session_key)
 CROSS JOIN LATERAL (
     SELECT (payload->>'eventSeq')::bigint AS event_seq FROM effects
     WHERE effects.session_key = wanted.session_key AND payload->>'type' <> 'input'
     ORDER BY seq DESC LIMIT 1) AS latest
+LEFT JOIN LATERAL (
+    SELECT payload->>'type' AS type, (payload->>'eventSeq')::bigint AS event_seq, (payload->>'attempt')::int AS attempt
+    FROM effects
+    WHERE effects.session_key = wanted.session_key AND payload->>'type' NOT IN ('input', 'restarted')
+    ORDER BY seq DESC LIMIT 1) AS spoken ON spoken.type = 'token' AND spoken.event_seq = latest.event_seq
 """
 
 
@@ -266,12 +271,16 @@ class OutboxStore:
         """Return the last effect's `seq` of each of the sessions that exist."""
         return dict(self._database.execute_sql(HEADS, (make_text_array(session_keys),)))
 
-    def find_last_event_seqs(self, session_keys: Iterable[str]) -> Mapping[str, int]:
-        """Return the event that each session's last effect answers; sessions without any are missing.
+    def find_last_shown(self, session_keys: Iterable[str]) -> Mapping[str, tuple[int, int]]:
+        """Return which event each session's last effect answers, and the last attempt that a token of it is of.
 
         What users said is no answer.
+
+        Returns:
+            Event seq and attempt, 0 for none, by session key; sessions without any effect are missing.
         """
-        return dict(self._database.execute_sql(LAST_EFFECT_EVENTS, (list(session_keys),)))
+        rows = self._database.execute_sql(LAST_SHOWN, (list(session_keys),))
+        return {session_key: (event_seq, attempt) for session_key, event_seq, attempt in rows}
 
 
 def _begin_nothing(after: int) -> OutboxSubscription:

@@ -226,9 +226,10 @@ class SessionSnapshot:
     Attributes:
         epoch: The one just granted; all writes name it.
         unprocessed: Events above `processed_event_seq`, `seq` ascending.
-        attempts: How often a turn was begun for each of them; those never begun are missing.
+        attempts: The attempts at a turn for each of them, the first one first; those never begun are missing.
         shown_event_seq: The event that the last effect belongs to; 0 if there is none, and if nothing is unprocessed.
             If it is unprocessed, clients have seen part of its answer.
+        shown_attempt: The attempt that the last token belongs to, at whichever event; 0 if there is none.
         earlier: Events below those that they refer to: a cancel that came ahead of a message.
         checkpoint: The state that the last finished turn left; None if there is none.
     """
@@ -239,10 +240,11 @@ class SessionSnapshot:
     processed_event_seq: int
     last_effect_seq: int
     unprocessed: tuple[EventRecord, ...]
-    attempts: Mapping[int, int]
+    attempts: Mapping[int, tuple[TurnStatus, ...]]
     shown_event_seq: int
     checkpoint: Any
     earlier: tuple[EventRecord, ...] = ()
+    shown_attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,9 +80,9 @@ def read_schedule(text: str) -> Schedule:
         table = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         return check_options({name: _decode_scalar(raw) for name, raw in table.items()}, Schedule)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise AgentError('expected a JSON object such as {"tokens": 200, "interval_ms": 0}') from error
+        raise AgentError('expected a JSON object such as {"tokens": 200, "interval_ms": 0}', retryable=False) from error
     except OptionsError as error:
-        raise AgentError(str(error)) from error
+        raise AgentError(str(error), retryable=False) from error
 
 
 def _decode_scalar(raw: msgspec.Raw) -> object:

@@ -182,14 +182,14 @@ class OpenAIAgent:
         if isinstance(error, self._sdk.APIStatusError):
             return _explain_status(error.status_code, code, self._options.model)
         if isinstance(error, self._sdk.APITimeoutError):
-            return AgentError("The model's server took too long to answer.", retryable=True)
+            return AgentError("The model's server took too long to answer.")
         if isinstance(error, self._sdk.APIConnectionError) and not began:
-            return AgentError("The model's server cannot be reached.", retryable=True)
+            return AgentError("The model's server cannot be reached.")
         if isinstance(error, self._sdk.APIError) and not isinstance(error, self._sdk.APIConnectionError):
-            return AgentError("The model's server reported an error in its answer.", retryable=True)
+            return AgentError("The model's server reported an error in its answer.")
         if isinstance(error, ValueError | RecursionError):  # neither JSON nor UTF-8, or JSON that is too deep
-            return AgentError("The model's server sent an answer that cannot be read.", retryable=True)
-        return AgentError(_BROKEN_OFF, retryable=True)  # older SDKs let their HTTP library's own errors through
+            return AgentError("The model's server sent an answer that cannot be read.")
+        return AgentError(_BROKEN_OFF)  # older SDKs let their HTTP library's own errors through
 
 
 _BROKEN_OFF = "The model's server broke off before the end of its answer."
@@ -232,11 +232,11 @@ class _Answer:
             AgentError: If it was cut off, or is none.
         """
         if not self.is_finished:
-            raise AgentError(_BROKEN_OFF, retryable=True)
+            raise AgentError(_BROKEN_OFF)
         if not self.texts and self._finish_reason == "content_filter":
-            raise AgentError("The model's server withheld the answer: its content filter objected.")
+            raise AgentError("The model's server withheld the answer: its content filter objected.", retryable=False)
         if not self.texts:
-            raise AgentError("The model's answer is empty.", retryable=True)
+            raise AgentError("The model's answer is empty.")
 
 
 def _read_usage(usage: Any) -> TokenUsage | None:
@@ -255,19 +255,21 @@ def _read_code(error: Exception) -> str | None:
 def _explain_status(status: int, code: str | None, model: str) -> AgentError:
     match status:
         case 401 | 403:
-            return AgentError(f"The model's server refused the API key ({status}).")
+            return AgentError(f"The model's server refused the API key ({status}).", retryable=False)
         case 404:
-            return AgentError(f"The model's server does not know the model {model!r} or the base URL (404).")
+            return AgentError(
+                f"The model's server does not know the model {model!r} or the base URL (404).", retryable=False
+            )
         case 429 if code == "insufficient_quota":
-            return AgentError("The model's server refused: the quota is used up (429).")
+            return AgentError("The model's server refused: the quota is used up (429).", retryable=False)
         case 429:
-            return AgentError("The model's server has too much to do at the moment (429).", retryable=True)
+            return AgentError("The model's server has too much to do at the moment (429).")
         case 408 | 409:
-            return AgentError(f"The model's server could not answer in time ({status}).", retryable=True)
+            return AgentError(f"The model's server could not answer in time ({status}).")
         case _ if status >= 500:
-            return AgentError(f"The model's server failed ({status}).", retryable=True)
+            return AgentError(f"The model's server failed ({status}).")
         case _:
-            return AgentError(f"The model's server refused the request ({status}).")
+            return AgentError(f"The model's server refused the request ({status}).", retryable=False)
 
 
 def _import_sdk() -> Any:

@@ -74,7 +74,7 @@ class Turn:
         thread_id: The conversation; the three together are the session's key.
         text: The message, 1 byte to 32 KiB.
         request_id: The client's name for this request; None if it gave none.
-        attempt: 1 for the first run of this message, higher after a crash.
+        attempt: 1 for the first run of this message, higher after a failure or a crash.
         checkpoint: What the agent's last finished turn in this session left; None in the first.
         deadline_s: The time on ``asyncio.get_running_loop().time()`` at which the turn is ended for it; later by as
             long as the agent was paused, at a token, because the database did not keep up. Never earlier.
@@ -104,8 +104,13 @@ class Agent(Protocol):
         """Answer ``turn``: any number of tokens, then at most one Final.
 
         Raises:
-            AgentError: To end the turn with a message that the user may read.
-            Exception: Anything else ends the turn too; the user reads no more than that the agent failed.
+            AgentError: To fail with a message that the user may read.
+            Exception: Anything else is a failure too; the user reads no more than that the agent failed.
+
+        A failed attempt is followed by another one, three times at most and after about 1, 2 and 4 seconds, each of
+        them a new call with a higher `turn.attempt`; what the user has seen of the failed one is taken back. The last
+        one's error ends the turn. An AgentError that is not retryable ends it at once; so do a missed deadline, and
+        anything that this protocol does not know.
         """
         ...
 
@@ -114,9 +119,9 @@ class AgentError(Exception):
     """Raised when an agent cannot answer; its text is shown to the user, so it must hold no secret.
 
     Attributes:
-        retryable: True if the same message may succeed later.
+        retryable: False if the same message would fail again: then it is not tried again, and its user is told so.
     """
 
-    def __init__(self, message: str, *, retryable: bool = False) -> None:
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
         super().__init__(message)
         self.retryable = retryable

@@ -104,6 +104,15 @@ class HangOnceAgent:
         yield Token(text=f"attempt {turn.attempt}")
 
 
+class FlakyAgent:
+    """Fails in as many attempts at a message as it names, after a first word, and answers in the next."""
+
+    async def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:
+        yield Token(text=f"attempt {turn.attempt}")
+        if turn.attempt <= int(turn.text):
+            raise AgentError(f"failure {turn.attempt}")
+
+
 class FloodAgent:
     """Says as much as the message, a JSON object with "tokens" and "chars", asks for."""
 

@@ -17,7 +17,7 @@ MISBEHAVIOURS = [
     if not name.startswith("_") and name not in {"behave", "stream_chat"}
 ]
 KINDS = ("eliza", "echo", "metronome")
-FACTORIES = {"hang-once": "HangOnceAgent", "flood": "FloodAgent", "exit": "ExitingAgent"}
+FACTORIES = {"hang-once": "HangOnceAgent", "flood": "FloodAgent", "exit": "ExitingAgent", "flaky": "FlakyAgent"}
 
 _thread_numbers = count(1)
 
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path) -> Itera
     """The server that most tests share; it logs all that there is, as JSON."""
     servers = Servers(tmp_path_factory.mktemp("shared"))
     options = ["--shutdown-grace-s", "0.5", "--log-level", "debug"]
-    yield servers.start(*options, CALLBOARD_AGENTS=str(agents_file), LOG_FORMAT="json")
+    yield servers.start(*options, CALLBOARD_AGENTS=str(agents_file), LOG_FORMAT="json", TURN_RETRY_PAUSE_S="0.05")
     servers.stop_all()
 
 
@@ -51,6 +51,7 @@ def impatient_server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path
     """A server whose turns end after half a second, whose sessions leave memory at once, and that polls always."""
     servers = Servers(tmp_path_factory.mktemp("impatient"))
     options = ["--turn-timeout-s", "0.5", "--session-idle-s", "0.05", "--shutdown-grace-s", "0.5"]
+    options += ["--turn-retries", "0"]
     environ = {"EFFECT_POLL_INTERVAL_MS": "10", "COALESCE_TOKENS": "0", "LOG_LEVEL": "DEBUG"}
     yield servers.start("--agents", str(agents_file), *options, data_dir=None, max_files=None, **environ)
     servers.stop_all()

@@ -8,6 +8,7 @@ from tests.acceptance.agents_of_tests import MISBEHAVE
 from tests.acceptance.client import connect, make_schedule, make_ticks
 from tests.acceptance.conftest import MISBEHAVIOURS
 from tests.acceptance.server_process import ServerProcess, Servers, wait_until
+from tests.acceptance.v1_client import connect_v1
 
 ERROR_CODES = {
     "hang": "agent_timeout",
@@ -73,8 +74,34 @@ def test_agent_that_resists_is_cancelled_for_its_user(server: ServerProcess, thr
         assert client.ask("next").end["message"] == "heard next"
 
 
+@pytest.mark.parametrize("failures", [1, 3])
+def test_agent_that_fails_is_asked_again(server: ServerProcess, thread: str, failures: int) -> None:
+    with connect_v1(server) as client:
+        client.subscribe(thread, "flaky")
+        client.post("message", thread, "flaky", message=str(failures), requestId="r1")
+        frames = [client.receive_until("accepted")]
+        while frames[-1]["type"] != "message":
+            frames.append(client.receive())
+
+    kinds = [frame["type"] for frame in frames if "seq" in frame and frame["type"] != "input"]
+    assert kinds == ["token", *["restarted", "token"] * failures, "message"]
+    assert frames[-1]["message"] == f"attempt {failures + 1}"
+    assert {frame["reason"] for frame in frames if frame["type"] == "restarted"} == {"retried"}
+    key = f"local:flaky:{thread}"
+    rows = server.database.query("SELECT attempt, status, error FROM turns WHERE session_key = %s", key)
+    expected = [(attempt, "failed", f"raised AgentError: failure {attempt}") for attempt in range(1, failures + 1)]
+    assert sorted(rows) == [*expected, (failures + 1, "completed", None)]
+
+
+def test_fourth_failure_ends_the_request_and_the_thread_goes_on(server: ServerProcess, thread: str) -> None:
+    with connect(server, thread, agentId="flaky") as client:
+        end = client.ask("4", requestId="r1").end
+        assert (end["code"], end["message"], end["retryable"]) == ("agent_error", "failure 4", True)
+        assert client.ask("0").end["message"] == "attempt 1"
+
+
 def test_agent_that_exits_does_not_end_the_server(servers: Servers, agents_file: Path, thread: str) -> None:
-    server = servers.start("--agents", str(agents_file))
+    server = servers.start("--agents", str(agents_file), "--turn-retries", "0")
     with connect(server, thread, agentId="exit") as client:
         assert client.ask(MISBEHAVE).end["code"] == "agent_error"
         assert client.ask("hello").end["message"] == "still here"

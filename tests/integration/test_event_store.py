@@ -7,7 +7,7 @@ import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
 from storage.event_store import EventStore
-from storage.records import TurnStart
+from storage.records import TurnEnd, TurnStart, TurnStatus
 from tests.postgres import Conversation, RecordingWriter, make_cancel, make_user_message
 
 EARLY = datetime(2030, 1, 2, tzinfo=UTC)
@@ -57,13 +57,15 @@ def test_unprocessed_events_come_in_order(
     assert store.list_unprocessed({conversation.key: 12, "nobody:eliza:t1": 0}) == {}
 
 
-def test_attempts_are_counted_above_the_given_event(store: EventStore, conversation: Conversation) -> None:
+def test_attempts_are_listed_above_the_given_event(store: EventStore, conversation: Conversation) -> None:
     for _ in range(3):
         conversation.say()
-    starts = [TurnStart(event_seq=seq, attempt=attempt) for seq, attempt in ((2, 2), (2, 3), (3, 2))]
-    conversation.commit(conversation.make_write(turn_starts=starts))
-    assert store.count_attempts({conversation.key: 1}) == {conversation.key: {2: 3, 3: 2}}
-    assert store.count_attempts({conversation.key: 3}) == {}
+    starts = [TurnStart(event_seq=seq, attempt=attempt) for seq, attempt in ((2, 1), (2, 2), (3, 1))]
+    ends = [TurnEnd(event_seq=2, attempt=1, status=TurnStatus.FAILED, error="it failed")]
+    conversation.commit(conversation.make_write(turn_starts=starts, turn_ends=ends))
+    failed, running = TurnStatus.FAILED, TurnStatus.RUNNING
+    assert store.list_attempts({conversation.key: 1}) == {conversation.key: {2: (failed, running), 3: (running,)}}
+    assert store.list_attempts({conversation.key: 3}) == {}
 
 
 def test_events_of_one_transaction_keep_their_order(store: EventStore, conversation: Conversation) -> None:

@@ -226,16 +226,18 @@ def test_heads_are_the_last_effects(store: OutboxStore, writer: RecordingWriter,
     assert store.read_heads([]) == {}
 
 
-def test_last_event_seqs_follow_the_last_effect(
+def test_last_shown_follows_the_last_effect_and_token(
     store: OutboxStore, writer: RecordingWriter, conversation: Conversation
 ) -> None:
     empty = Conversation(writer, "ann:eliza:t2")
     empty.claim()
     conversation.exchange("a")
     conversation.say()
-    assert store.find_last_event_seqs([conversation.key, empty.key]) == {conversation.key: 1}
+    assert store.find_last_shown([conversation.key, empty.key]) == {conversation.key: (1, 0)}
     conversation.answer(token(2))
-    assert store.find_last_event_seqs([conversation.key]) == {conversation.key: 2}
+    assert store.find_last_shown([conversation.key]) == {conversation.key: (2, 1)}
+    conversation.answer(restarted(2))
+    assert store.find_last_shown([conversation.key]) == {conversation.key: (2, 1)}
 
 
 def test_abandoned_effects_return_to_pending(

@@ -24,7 +24,7 @@ from server import bare_frames
 from server.config import Settings
 from server.connection import Connection
 from server.node import Node
-from storage.records import SessionClaim, SessionClaimed
+from storage.records import SessionClaim, SessionClaimed, TurnStatus
 from tests.integration.conftest import OpenWriter
 from tests.postgres import Query, open_query
 
@@ -535,7 +535,7 @@ def test_claim_from_outside_stops_the_node_mid_turn(play: Play, open_writer: Ope
         outcome = await asyncio.to_thread(intruder.ask, SessionClaim(session_key=KEY))
         assert isinstance(outcome, SessionClaimed)
         assert [event.seq for event in outcome.snapshot.unprocessed] == [1]
-        assert (dict(outcome.snapshot.attempts), outcome.snapshot.shown_event_seq) == ({1: 1}, 1)
+        assert (dict(outcome.snapshot.attempts), outcome.snapshot.shown_event_seq) == ({1: (TurnStatus.RUNNING,)}, 1)
         agent.released.set()
         # The intruder lives and does nothing: the turn is its own affair, whatever the node's agent says.
         await eventually(lambda: count_session_actors(client._node) == 0)
@@ -747,7 +747,7 @@ def test_message_that_kills_every_node_is_given_up(play: Play) -> None:
             node = stage.start(agent)
             client = await connect(node)
             if attempt == 1:
-                client.say("one ...", "r1")
+                client.say("... one", "r1")
             await eventually(agent.paused.is_set)
             assert agent.turns[0].attempt == attempt
             await stage.crash(node)

@@ -502,7 +502,7 @@ def test_snapshot_holds_what_is_left_to_do(open_writer: OpenWriter, conversation
     assert (snapshot.last_event_seq, snapshot.processed_event_seq, snapshot.last_effect_seq) == (4, 1, 6)
     assert snapshot.unprocessed[:2] == (second, third)
     assert [event.request_id for event in snapshot.unprocessed] == ["r2", None, "cancel r9"]
-    assert dict(snapshot.attempts) == {2: 2}
+    assert dict(snapshot.attempts) == {2: (TurnStatus.RUNNING, TurnStatus.RUNNING)}
     assert snapshot.shown_event_seq == 2
     assert snapshot.checkpoint == {"turns": 1}
 
@@ -530,7 +530,7 @@ def test_claims_in_one_batch_get_their_own_snapshots(open_writer: OpenWriter) ->
         assert isinstance(outcome, SessionClaimed)
         assert outcome.snapshot.session_key == talks[index].key
         assert [event.payload for event in outcome.snapshot.unprocessed] == [{"message": f"of {index}"}] * index
-        assert dict(outcome.snapshot.attempts) == dict.fromkeys(range(1, index + 1), 1)
+        assert dict(outcome.snapshot.attempts) == dict.fromkeys(range(1, index + 1), (TurnStatus.RUNNING,))
     assert len(writer.reports) == 1
 
 

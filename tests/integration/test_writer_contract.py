@@ -134,7 +134,7 @@ def test_snapshot_holds_what_was_written(talk: Conversation) -> None:
         "epoch": 2,
         "counters": (3, 1, 4),
         "unprocessed": (second, cancel),
-        "attempts": {2: 2},
+        "attempts": {2: (TurnStatus.RUNNING, TurnStatus.RUNNING)},
         "shown": 2,
         "checkpoint": {"turns": 1},
     }

@@ -11,7 +11,8 @@ from typing import Any
 from uuid import UUID
 
 from actors.agents.protocol import TokenUsage
-from actors.messages import AgentFailed, AgentFinished, SubmitCancel, SubmitUserMessage, TokensProduced
+from actors.messages import AgentFailed, AgentFinished, RetryDue, SubmitCancel, SubmitUserMessage, TokensProduced
+from actors.retry_policy import RetryPolicy
 from actors.session_commands import (
     Accepted,
     Command,
@@ -19,6 +20,7 @@ from actors.session_commands import (
     Leave,
     Publish,
     RefuseRequest,
+    Rest,
     RunAgent,
     StopAgent,
     Submit,
@@ -28,7 +30,7 @@ from actors.session_commands import (
 from actors.session_ends import abandon, halt, settle
 from actors.session_state import Phase, RunningTurn, SessionState
 from actors.session_steps import Message, step
-from actors.session_write import MAX_ATTEMPTS
+from actors.session_write import MAX_LOSSES
 from storage.records import (
     CheckpointRecord,
     EffectRecord,
@@ -48,6 +50,9 @@ from storage.records import (
 
 KEY = "ann:echo:main"
 TERMINAL = ("message", "cancelled", "error")
+
+RETRIES = 2
+MOST_ATTEMPTS = MAX_LOSSES + 1 + RETRIES
 
 WriteOutcome = WriteCommitted | WriteDuplicated | WriteFenced | WriteRefused
 
@@ -76,10 +81,15 @@ class StoredSession:
 
     def claim(self) -> SessionClaimed:
         self.epoch += 1
-        attempts: dict[int, int] = {}
-        for event_seq, attempt in self.turns:
+        attempts: dict[int, tuple[TurnStatus, ...]] = {}
+        for (event_seq, attempt), status in sorted(self.turns.items()):
             if event_seq > self.processed_event_seq:
-                attempts[event_seq] = max(attempt, attempts.get(event_seq, 0))
+                attempts[event_seq] = (*attempts.get(event_seq, ()), status)
+                assert len(attempts[event_seq]) == attempt
+        said = [effect.payload for effect in self.answers if effect.payload["type"] != "restarted"]
+        is_said = (
+            bool(said) and said[-1]["type"] == "token" and said[-1]["eventSeq"] == self.answers[-1].payload["eventSeq"]
+        )
         unprocessed = tuple(self.events[self.processed_event_seq :])
         return SessionClaimed(
             snapshot=SessionSnapshot(
@@ -93,6 +103,7 @@ class StoredSession:
                 shown_event_seq=self.answers[-1].payload["eventSeq"] if self.answers else 0,
                 checkpoint=self.checkpoint,
                 earlier=self._find_counterparts(unprocessed),
+                shown_attempt=said[-1]["attempt"] if is_said else 0,
             )
         )
 
@@ -167,10 +178,15 @@ class StoredSession:
     def _check_outcomes(self, write: SessionWrite) -> None:
         """I7, I9: a turn's outcome is whole in the write that ends it, and follows its user's will."""
         terminal = [effect for effect in write.effects if effect.payload["type"] in TERMINAL]
-        assert [effect.payload["eventSeq"] for effect in terminal] == [end.event_seq for end in write.turn_ends]
+        concluding = [end for end in write.turn_ends if end.event_seq in {e.payload["eventSeq"] for e in terminal}]
+        assert [effect.payload["eventSeq"] for effect in terminal] == [end.event_seq for end in concluding]
+        for end in write.turn_ends:
+            if end not in concluding:
+                assert end.status is TurnStatus.FAILED, "only a failure leaves a turn without an outcome"
+                assert end.event_seq > write.processed_event_seq
         named = {effect.checkpoint_id for effect in write.effects if effect.checkpoint_id is not None}
         assert named == ({write.checkpoint.checkpoint_id} if write.checkpoint is not None else set())
-        for end, effect in zip(write.turn_ends, terminal, strict=True):
+        for end, effect in zip(concluding, terminal, strict=True):
             kind = effect.payload["type"]
             assert (kind == "message") is (end.status is TurnStatus.COMPLETED)
             assert effect.checkpoint_id is None or kind == "message", "only an answer leaves a checkpoint"
@@ -271,11 +287,17 @@ class SessionPlay:
         self._start_actor()
 
     def _start_actor(self) -> None:
-        self.state = SessionState(session_key=KEY, queue_limit=self._queue_limit, coalesce_tokens=self._coalesce_tokens)
+        self.state = SessionState(
+            session_key=KEY,
+            queue_limit=self._queue_limit,
+            coalesce_tokens=self._coalesce_tokens,
+            retry=RetryPolicy(retries=RETRIES, first_pause_s=1.0),
+        )
         self.write: SessionWrite | None = None  # handed over, not carried out
         self.outcome: WriteOutcome | None = None  # carried out, not reported
         self.agent: RunningTurn | None = None
         self.is_held = False
+        self.rest: RetryDue | None = None  # what a timer says when its time has come
         self.last_run: int | None = None
         self.left: Leave | None = None
         self.is_claiming = True
@@ -387,10 +409,24 @@ class SessionPlay:
         run, self.agent, self.is_held = self.agent.run, None, False
         self.tell(AgentFinished(run=run, checkpoint=checkpoint, usage=usage))
 
-    def fail(self, *, code: str = "agent_error", retryable: bool = False) -> None:
+    def fail(self, *, code: str = "agent_error", retryable: bool = False, is_final: bool = True) -> None:
         assert self.agent is not None, "no agent runs"
         run, self.agent, self.is_held = self.agent.run, None, False
-        self.tell(AgentFailed(run=run, code=code, message="it failed", detail="for the operator", retryable=retryable))
+        failure = AgentFailed(
+            run=run,
+            code=code,
+            message="it failed",
+            detail="for the operator",
+            retryable=retryable,
+            is_final=is_final,
+        )
+        self.tell(failure)
+
+    def end_rest(self) -> None:
+        """The pause after a failure is over."""
+        due, self.rest = self.rest, None
+        assert due is not None, "nothing rests"
+        self.tell(due)
 
     def commit(self, *, times: int = 1) -> WriteOutcome:
         """Have storage carry out the write in flight, and report."""
@@ -449,6 +485,8 @@ class SessionPlay:
                 self.stream("bye")
                 if self.agent is not None:
                     self.finish()
+            elif self.rest is not None:
+                self.end_rest()
             else:
                 assert self.state.is_idle, "work is left, and nothing under way"
                 return
@@ -499,6 +537,9 @@ class SessionPlay:
                     assert self.agent.run == command.run
                     assert self.is_held is not command.hold
                     self.is_held = command.hold
+                case Rest():
+                    assert command.pause_s > 0
+                    self.rest = command.due  # one before it is of a turn that was stopped
                 case Publish():
                     assert command.effects
                     low, self.published_seq = self.published_seq, self.published_seq + len(command.effects)
@@ -535,7 +576,7 @@ class SessionPlay:
         assert self.agent is None, "two agents run"
         assert self.stored.turns[turn.event_seq, turn.attempt] is TurnStatus.RUNNING, "its start is not committed"
         assert self.stored.events[turn.event_seq - 1].payload["message"] == turn.text
-        assert turn.attempt <= MAX_ATTEMPTS
+        assert turn.attempt <= MOST_ATTEMPTS
         if self.state.epoch == self.stored.epoch:  # one that lost the session goes on with what it knows
             assert command.checkpoint == self.stored.checkpoint
         assert turn.run != self.last_run

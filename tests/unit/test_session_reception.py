@@ -12,6 +12,7 @@ from actors.messages import (
     AgentFailed,
     AgentFinished,
     ConfirmClaim,
+    RetryDue,
     SubmitCancel,
     SubmitUserMessage,
     TokensProduced,
@@ -30,12 +31,14 @@ from storage.records import (
 )
 from tests.unit.session_model import KEY, SessionPlay, StoredSession
 
-TURNS = ("none", "running", "decided")
+TURNS = ("none", "resting", "running", "decided")
 KINDS = [(phase, turn, is_writing) for phase in Phase for turn in TURNS for is_writing in (False, True)]
 
 SITUATIONS = {
     ("none", False): Situation.IDLE,
     ("none", True): Situation.STORING,
+    ("resting", False): Situation.BACKING_OFF,
+    ("resting", True): Situation.STORING,
     ("running", False): Situation.ANSWERING,
     ("running", True): Situation.STREAMING,
     ("decided", True): Situation.ENDING,
@@ -57,6 +60,9 @@ def make_state(phase: Phase, turn: str, is_writing: bool) -> SessionState:
         play.commit_all()
         play.stream("a")
         play.commit_all()
+    if turn == "resting":
+        play.fail(is_final=False)
+        play.commit_all()
     if is_writing or turn == "decided":
         play.say("hello", "r2")
     if turn == "decided":
@@ -68,6 +74,7 @@ def make_messages(state: SessionState) -> list[Message]:
     """Make one of each class, such as belongs to the state if any does."""
     write = state.in_flight.write if state.in_flight is not None else OTHER_WRITE
     run = state.turn.run if state.turn is not None else 1
+    event_seq, attempts = (state.queue[0].event_seq, state.queue[0].attempts) if state.queue else (9, 1)
     name: dict[str, Any] = {"session_key": KEY, "event_id": UUID(int=99), "connection_id": "c99"}
     return [
         SubmitUserMessage(**name, request_id="r9", text="hello", submitted_at_s=0.0),
@@ -81,6 +88,7 @@ def make_messages(state: SessionState) -> list[Message]:
         TokensProduced(run=run, texts=("more",)),
         AgentFinished(run=run, checkpoint=None, usage=None),
         AgentFailed(run=run, code="agent_timeout", message="it hung", detail="deadline", retryable=False),
+        RetryDue(event_seq=event_seq, attempts=attempts),
     ]
 
 
@@ -182,7 +190,7 @@ def test_failed_session_leaves_once_its_write_is_settled(turn: str) -> None:
         assert settle(state, other) == (state, [])
 
 
-@pytest.mark.parametrize("turn", ["none", "running", "decided"])
+@pytest.mark.parametrize("turn", TURNS)
 @pytest.mark.parametrize("make", [WriteCommitted, partial(WriteDuplicated, known=())])
 def test_answer_to_another_write_changes_nothing(turn: str, make: Any) -> None:
     assert receive(make_state(Phase.ACTIVE, turn, True), make(write=OTHER_WRITE)) is Reception.UNEXPECTED

@@ -16,19 +16,19 @@ from actors.messages import AgentFailed, AgentFinished, ConfirmClaim, SubmitCanc
 from actors.session_commands import Accepted, Unexpected
 from actors.session_state import Phase, Situation
 from actors.session_turn import HOLD_CHARS
-from actors.session_write import MAX_ATTEMPTS
 from storage.records import (
     CANCEL_PREFIX,
     EffectRecord,
     EventRecord,
     EventType,
     JsonDocument,
+    TurnStatus,
     WriteCommitted,
     WriteDuplicated,
     WriteFenced,
     WriteRefused,
 )
-from tests.unit.session_model import KEY, TERMINAL, SessionPlay, WriteOutcome
+from tests.unit.session_model import KEY, MOST_ATTEMPTS, RETRIES, TERMINAL, SessionPlay, WriteOutcome
 
 QUEUE_LIMIT = 3
 
@@ -140,8 +140,15 @@ class SessionMachine(RuleBasedStateMachine):
         if end == "finish":
             self.play.finish(checkpoint=checkpoint, usage=usage)
         else:
-            self.play.fail(code=end, retryable=end == "agent_timeout")
+            self.play.fail(code=end, retryable=end == "agent_timeout", is_final=end == "agent_timeout")
         hear_from_an_agent_that_has_ended(self.play)
+        self.have_storage_answer(answers)
+
+    @precondition(lambda self: self.play.rest is not None)
+    @rule(answers=answers)
+    def end_rest(self, answers: int) -> None:
+        """Whether the turn that rested is still there or not."""
+        self.play.end_rest()
         self.have_storage_answer(answers)
 
     # Storage
@@ -288,7 +295,9 @@ class SessionMachine(RuleBasedStateMachine):
     def attempts_are_run_once_and_limited(self) -> None:
         """I9: an attempt is one run of the agent, whoever the owner is."""
         assert all(count == 1 for count in Counter(self.play.runs).values())
-        assert all(attempt <= MAX_ATTEMPTS for _, attempt in self.play.runs)
+        assert all(attempt <= MOST_ATTEMPTS for _, attempt in self.play.runs)
+        failed = Counter(seq for (seq, _), status in self.stored.turns.items() if status is TurnStatus.FAILED)
+        assert all(count <= 1 + RETRIES for count in failed.values())
 
     @invariant()
     def nobody_is_answered_twice(self) -> None:
@@ -312,9 +321,15 @@ class SessionMachine(RuleBasedStateMachine):
                 continue
             is_storing = play.write is not None or play.outcome is not None
             assert is_storing is (play.state.in_flight is not None)
-            assert play.state.is_idle is (not is_storing and play.agent is None)
+            is_resting = play.state.situation is Situation.BACKING_OFF
+            assert play.state.is_idle is (not is_storing and play.agent is None and not is_resting)
+            assert not is_resting or play.rest is not None, "nobody would begin the turn that rests"
             assert play.state.is_idle is (play.state.situation is Situation.IDLE)
-            assert is_storing or play.state.situation in (Situation.IDLE, Situation.ANSWERING)
+            assert is_storing or play.state.situation in (
+                Situation.IDLE,
+                Situation.BACKING_OFF,
+                Situation.ANSWERING,
+            )
             assert is_storing or not play.state.inbox, "a message waits for nothing"
             assert is_storing or not play.is_held, "nobody would let the agent go on"
             if play.state.is_idle and play.state.epoch == self.stored.epoch:
