@@ -295,7 +295,7 @@ class DeliveryActor(BaseActor):
                 case PassOver():
                     self._services.sink.pass_over(command.connection_id, session_key, command.after, command.seq)
                 case ReportDelivery():
-                    self._services.writer.submit_delivery(command.delivery)
+                    self._services.writer.submit_report(command.delivery)
                 case _:
                     assert_never(command)
 

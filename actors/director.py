@@ -17,6 +17,7 @@ all that was forwarded.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum, auto
 from functools import partial
 from typing import Final
@@ -42,13 +43,15 @@ from actors.messages import (
     SubmitCancel,
     SubmitUserMessage,
 )
+from actors.services import ReadsPort
 from actors.session import SessionActor
 from actors.session_ends import FAILED_TEXT
 
 log = logging.getLogger(__name__)
 
-ORPHANS_PER_POLL: Final = 100
-"""How many unprocessed sessions are picked up at a time: the rest follows at the next poll."""
+ORPHANS_PER_POLL: Final = 10
+"""How many unprocessed sessions are picked up at a time: the rest follows at the next poll, 200 a second by default. So
+what a server finds at its start neither holds up those who come by themselves nor asks all its agents at once."""
 
 MAX_POLL_PATIENCE: Final = 20
 """How many intervals pass at most between two polls while there is nothing to pick up. With the default of 50 ms that
@@ -374,7 +377,7 @@ class SessionDirector(BaseActor):
         reads, node_id = self._services.reads, self._services.node_id
         reads.fetch(
             _Alarm.POLL_ORPHANS,
-            partial(reads.sessions.find_orphaned, node_id=node_id, limit=ORPHANS_PER_POLL),
+            partial(look_after_others, reads, node_id, datetime.now(UTC)),
             self.myAddress,
             lambda keys: OrphansFound(session_keys=tuple(keys)),
         )
@@ -382,3 +385,11 @@ class SessionDirector(BaseActor):
     def _arm_poll(self) -> None:
         patience = min(2 ** min(self._polls_in_vain, MAX_POLL_PATIENCE), MAX_POLL_PATIENCE)
         self.wakeupAfter(self._settings.event_poll_interval_s * patience, _Alarm.POLL_ORPHANS)
+
+
+def look_after_others(reads: ReadsPort, node_id: str, now: datetime) -> list[str]:
+    """Look after nodes that died, and return keys of sessions that nobody looks after. Runs in a thread."""
+    dead = reads.nodes.bury_dead(node_id=node_id, now=now)
+    if dead:
+        log.info("Looked after what %s dead nodes left", len(dead), extra={"action": "nodes_buried"})
+    return reads.sessions.find_orphaned(node_id=node_id, limit=ORPHANS_PER_POLL)

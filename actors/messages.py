@@ -295,6 +295,11 @@ class AgentFailed:
     is_final: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimDue:
+    """A timer of SessionActor's own: a claim that was not granted may be now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryDue:
     """A timer of SessionActor's own: a turn that failed has rested for long enough.

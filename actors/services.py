@@ -10,9 +10,10 @@ from thespian.actors import ActorAddress
 from actors.agent_slices import AgentSlices
 from actors.agents.registry import AgentRegistry
 from actors.retry_policy import RetryPolicy
+from storage.node_store import NodeStore
 from storage.outbox_records import OutboxEffect, OutboxSubscription
 from storage.outbox_store import OutboxStore
-from storage.records import EffectsDelivery, SessionClaim, SessionWrite
+from storage.records import Report, SessionClaim, SessionWrite
 from storage.retention_records import RetentionPolicy, SweepFailed, SweepStepDone
 from storage.session_store import SessionStore
 
@@ -33,8 +34,8 @@ class WriterPort(Protocol):
     def submit(self, request: SessionWrite | SessionClaim, reply_to: object) -> None:
         """Hand in a write; its outcome comes to the actor at `reply_to` as a message."""
 
-    def submit_delivery(self, delivery: EffectsDelivery) -> None:
-        """Hand in a delivery report."""
+    def submit_report(self, report: Report) -> None:
+        """Hand in a delivery or a release; nobody is told what came of it."""
 
 
 class ReadsPort(Protocol):
@@ -46,6 +47,10 @@ class ReadsPort(Protocol):
 
     @property
     def sessions(self) -> SessionStore:
+        """For use inside `fetch` only."""
+
+    @property
+    def nodes(self) -> NodeStore:
         """For use inside `fetch` only."""
 
     def fetch(

@@ -27,6 +27,7 @@ from actors.messages import (
 )
 from actors.session_commands import (
     Accepted,
+    Claim,
     Command,
     HoldAgent,
     Leave,
@@ -40,14 +41,16 @@ from actors.session_commands import (
     Unexpected,
 )
 from actors.session_ends import abandon, halt, settle
-from actors.session_state import RunningTurn, SessionState
+from actors.session_state import Phase, RunningTurn, SessionState
 from actors.session_steps import Message, step
 from actors.turn_runner import TurnRunner
 from storage.outbox_records import OutboxEffect
 from storage.records import (
     SessionClaim,
     SessionClaimed,
+    SessionHeld,
     SessionKey,
+    SessionRelease,
     WriteCommitted,
     WriteDuplicated,
     WriteFenced,
@@ -87,7 +90,10 @@ class SessionActor(BaseActor):
             coalesce_tokens=settings.coalesce_tokens,
             retry=settings.retry,
         )
-        self._services.writer.submit(SessionClaim(session_key=message.session_key), self.myAddress)
+        self._claim()
+
+    def _claim(self) -> None:
+        self._services.writer.submit(SessionClaim(session_key=self._start.session_key), self.myAddress)
 
     def receiveMsg_SubmitUserMessage(self, message: SubmitUserMessage, _sender: ActorAddress) -> None:
         """Somebody says something."""
@@ -101,6 +107,10 @@ class SessionActor(BaseActor):
 
     def receiveMsg_SessionClaimed(self, message: SessionClaimed, _sender: ActorAddress) -> None:
         """The session is this actor's."""
+        self._take(message)
+
+    def receiveMsg_SessionHeld(self, message: SessionHeld, _sender: ActorAddress) -> None:
+        """The session is another node's."""
         self._take(message)
 
     def receiveMsg_ConfirmClaim(self, message: ConfirmClaim, _sender: ActorAddress) -> None:
@@ -137,7 +147,7 @@ class SessionActor(BaseActor):
         self._take(message)
 
     def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:
-        """A turn that failed has rested."""
+        """A turn that failed has rested, or a claim may be granted now."""
         self._take(message.payload)
 
     def receiveMsg_HaltSessions(self, _message: HaltSessions, _sender: ActorAddress) -> None:
@@ -146,9 +156,12 @@ class SessionActor(BaseActor):
         self._carry_out(commands)
 
     def receiveMsg_ActorExitRequest(self, _message: ActorExitRequest, _sender: ActorAddress) -> None:
-        """Leave nothing running."""
+        """Leave nothing running; a session with nothing to do is any node's from now on."""
         if self._runner is not None:
             self._runner.stop()
+        if self._state.phase is Phase.ACTIVE and self._state.is_idle:
+            release = SessionRelease(session_key=self._start.session_key, epoch=self._state.epoch)
+            self._services.writer.submit_report(release)
 
     def abandon(self, message: object) -> None:
         """Answer what was not handed to storage; once the rest is settled, the director is told and ends this actor.
@@ -187,6 +200,8 @@ class SessionActor(BaseActor):
             case Rest():
                 jitter = 1 + RETRY_JITTER * (2 * self._services.draw() - 1)
                 self.wakeupAfter(command.pause_s * jitter, command.due)
+            case Claim():
+                self._claim()
             case Publish():
                 self._publish(command)
             case RunAgent():

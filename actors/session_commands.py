@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from actors.messages import RetryDue, SubmitUserMessage
+from actors.messages import ClaimDue, RetryDue, SubmitUserMessage
 from actors.session_state import RunningTurn, Situation
 from storage.records import (
     EffectRecord,
@@ -17,6 +17,11 @@ class Submit:
     """Give the write to the storage writer."""
 
     write: SessionWrite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Claim the session, once more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,7 @@ class HoldAgent:
 class Rest:
     """Say `due` after about `pause_s`; how far from that is up to chance, so that not all come back at once."""
 
-    due: RetryDue
+    due: RetryDue | ClaimDue
     pause_s: float
 
 
@@ -121,6 +126,7 @@ class Unexpected:
 
 Command = (
     Submit
+    | Claim
     | RunAgent
     | StopAgent
     | HoldAgent

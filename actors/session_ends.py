@@ -1,6 +1,7 @@
 """How a session's actor ends, other than by being let go when it is idle. Pure.
 
     write not carried out ──> leave ──────────────────────────────────────────────────────────> left
+    claim not granted ──────> wait_for_session ── its owner lives ────────────────────────────> left
     its actor failed ──────── abandon ──> a write in flight? ── no ───────────────────────────> left
                                                └── yes ──> failed ──what became of it──> settle ──> left
     the server ends ───────── halt ───────────────────────────────────────────────────────────> left
@@ -15,13 +16,14 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from actors.messages import SubmitCancel, SubmitUserMessage
+from actors.messages import ClaimDue, SubmitCancel, SubmitUserMessage
 from actors.session_commands import (
     Accepted,
     Command,
     Leave,
     Publish,
     RefuseRequest,
+    Rest,
     RunAgent,
     StopAgent,
     Submit,
@@ -29,9 +31,15 @@ from actors.session_commands import (
 )
 from actors.session_requests import answer_committed, answer_duplicate, refuse
 from actors.session_state import InFlight, Phase, SessionState
-from storage.records import WriteCommitted, WriteDuplicated, WriteFenced, WriteRefused
+from storage.records import SessionHeld, WriteCommitted, WriteDuplicated, WriteFenced, WriteRefused
 
 FAILED_TEXT: Final = "the thread failed and is being restarted; try again"
+HELD_TEXT: Final = "another server answers this thread"
+
+MAX_CLAIMS: Final = 12
+CLAIM_PAUSE_S: Final = 0.25
+"""How often a claim is made again, and after how long: three seconds in all, for `node_store.LINGER_S`."""
+
 ACTOR_FAILED: Final = Leave(restart=True, reason="its actor failed")
 
 TOLD_ALL_THE_SAME: Final = (Publish, Accepted, TurnConcluded, RefuseRequest, Leave)
@@ -46,6 +54,18 @@ def leave(state: SessionState, *, restart: bool, reason: str) -> tuple[SessionSt
     else:
         state, commands = _stop(state, refused, "overloaded", "the thread moved to another server", retryable=True)
     return state, [*commands, Leave(restart=restart, reason=reason)]
+
+
+def wait_for_session(state: SessionState, message: SessionHeld) -> tuple[SessionState, list[Command]]:
+    """Ask again for a session whose owner seems to be dying; give it up if that lives.
+
+    So a server that takes the place of one that was killed keeps its clients waiting for a moment, and refuses nobody.
+    """
+    if not message.is_dying or state.claims >= MAX_CLAIMS:
+        refusals = [refuse(submitted, "overloaded", HELD_TEXT, retryable=True) for submitted in state.inbox]
+        state = replace(state, phase=Phase.LEFT, inbox=())
+        return state, [*refusals, Leave(restart=False, reason="another node owns the session")]
+    return replace(state, claims=state.claims + 1), [Rest(due=ClaimDue(), pause_s=CLAIM_PAUSE_S)]
 
 
 def abandon(state: SessionState, undone: Sequence[Command] = ()) -> tuple[SessionState, list[Command]]:

@@ -11,6 +11,7 @@ from typing import Final
 from actors.messages import (
     AgentFailed,
     AgentFinished,
+    ClaimDue,
     ConfirmClaim,
     RetryDue,
     SubmitCancel,
@@ -18,7 +19,7 @@ from actors.messages import (
     TokensProduced,
 )
 from actors.session_state import Situation
-from storage.records import SessionClaimed, WriteCommitted, WriteDuplicated, WriteFenced, WriteRefused
+from storage.records import SessionClaimed, SessionHeld, WriteCommitted, WriteDuplicated, WriteFenced, WriteRefused
 
 
 class Reception(StrEnum):
@@ -52,6 +53,8 @@ _ROWS: Final[Mapping[type, tuple[Reception, ...]]] = {
     ConfirmClaim:      (_IGNORED, _TAKEN,   _IGNORED, _IGNORED, _IGNORED, _IGNORED, _IGNORED, _IGNORED),
     # Storage answers each claim and write once; after leaving nobody waits for the answer.
     SessionClaimed:    (_TAKEN,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _IGNORED),
+    SessionHeld:       (_TAKEN,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _IGNORED),
+    ClaimDue:          (_TAKEN,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _UNEXP,   _IGNORED),
     WriteCommitted:    (_UNEXP,   _UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
     WriteDuplicated:   (_UNEXP,   _UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),
     WriteFenced:       (_TAKEN,   _UNEXP,   _UNEXP,   _TAKEN,   _UNEXP,   _TAKEN,   _TAKEN,   _IGNORED),

@@ -199,6 +199,7 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
         inbox: Submitted messages that no write has taken yet.
         queue: Committed user messages that wait for their turn.
         runs: How many runs were started by this actor.
+        claims: How often it asked for the session in vain.
         rested: Event and attempts of the turn that has rested for long enough; None while there is none.
     """
 
@@ -217,6 +218,7 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     turn: RunningTurn | None = None
     in_flight: InFlight | None = None
     runs: int = 0
+    claims: int = 0
     rested: tuple[int, int] | None = None
 
     @property

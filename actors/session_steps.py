@@ -10,14 +10,15 @@ Times are seconds on the caller's monotonic clock. Nothing here reads a clock, a
 from actors.messages import (
     AgentFailed,
     AgentFinished,
+    ClaimDue,
     ConfirmClaim,
     RetryDue,
     SubmitCancel,
     SubmitUserMessage,
     TokensProduced,
 )
-from actors.session_commands import Command, Unexpected
-from actors.session_ends import leave
+from actors.session_commands import Claim, Command, Unexpected
+from actors.session_ends import leave, wait_for_session
 from actors.session_reception import RECEPTIONS, Reception
 from actors.session_requests import refuse, take_cancel, take_user_message
 from actors.session_state import Phase, SessionState
@@ -26,6 +27,7 @@ from actors.session_turn import conclude_agent, end_rest, take_tokens
 from actors.session_write import compose_confirmation, compose_write
 from storage.records import (
     SessionClaimed,
+    SessionHeld,
     WriteCommitted,
     WriteDuplicated,
     WriteFenced,
@@ -36,6 +38,8 @@ Message = (
     SubmitUserMessage
     | SubmitCancel
     | SessionClaimed
+    | SessionHeld
+    | ClaimDue
     | ConfirmClaim
     | WriteCommitted
     | WriteDuplicated
@@ -84,6 +88,10 @@ def _take(state: SessionState, message: Message, now_s: float) -> Step:
             return take_cancel(state, message)
         case SessionClaimed():
             return begin_session(state, message.snapshot, now_s)
+        case SessionHeld():
+            return wait_for_session(state, message)
+        case ClaimDue():
+            return state, [Claim()]
         case ConfirmClaim():
             return compose_confirmation(state)
         case WriteFenced():

@@ -49,6 +49,7 @@ from server.connections import Connections
 from server.frames import FrameError, make_error
 from server.intake import IntakeMeter
 from server.thread_reads import ThreadReads
+from storage.node_store import NodeStore
 from storage.outbox_store import OutboxStore
 from storage.reader import StorageReader
 from storage.records import Outcome, ReplyTo
@@ -96,6 +97,11 @@ class LoopReads:
     def sessions(self) -> SessionStore:
         """The sessions, for reads."""
         return self._reader.sessions
+
+    @property
+    def nodes(self) -> NodeStore:
+        """The nodes, for reads, and to look after the dead."""
+        return self._reader.nodes
 
     def fetch(
         self,

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from storage.checkpoint_store import CheckpointStore
-from storage.delivery_statements import make_delivery_statements
 from storage.errors import CommitUnknown
 from storage.event_store import EventStore
 from storage.outbox_store import OutboxStore
 from storage.records import (
-    EffectsDelivery,
     EventRecord,
     Outcome,
+    Report,
     SessionClaim,
     SessionClaimed,
+    SessionHeld,
     SessionSnapshot,
     SessionWrite,
     WriteCommitted,
@@ -21,6 +21,7 @@ from storage.records import (
     WriteFenced,
     counterpart_request_id,
 )
+from storage.report_statements import make_report_statements
 from storage.session_store import SessionStore
 from storage.write_queue import Entry
 from storage.write_statement import WriteAnswer, make_write_statement, read_write_answer
@@ -59,7 +60,7 @@ class BatchCommitter:
         self._effects = OutboxStore(connection.database)
         self._checkpoints = CheckpointStore(connection.database)
 
-    def commit(self, entries: Sequence[Entry], deliveries: Sequence[EffectsDelivery]) -> Outcomes:
+    def commit(self, entries: Sequence[Entry], deliveries: Sequence[Report]) -> Outcomes:
         """Carry out writes, claims and delivery reports.
 
         Args:
@@ -99,10 +100,10 @@ class BatchCommitter:
         self,
         transaction: WriterTransaction,
         writes: Sequence[SessionWrite],
-        deliveries: Sequence[EffectsDelivery],
+        deliveries: Sequence[Report],
         now: datetime,
     ) -> WriteAnswer:
-        statements = make_delivery_statements(deliveries, now=now) if deliveries else []
+        statements = make_report_statements(deliveries, now=now) if deliveries else []
         if not writes:
             transaction.run(statements)
             return NOTHING_WRITTEN
@@ -151,7 +152,10 @@ class BatchCommitter:
         shown = self._effects.find_last_shown(behind) if behind else {}
         used = [key for key, found in counters.items() if found.last_event_seq]
         checkpoints = self._checkpoints.find_latest(used) if used else {}
-        return {
+        refused = {claim.session_key for claim in claims} - counters.keys()
+        connected = self._sessions.find_connected(refused) if refused else set()
+        held: Outcomes = {key: SessionHeld(session_key=key, is_dying=key not in connected) for key in refused}
+        return held | {
             key: SessionClaimed(
                 snapshot=SessionSnapshot(
                     session_key=key,

@@ -25,9 +25,6 @@ MINIMUM_VERSION = 140000
 MIGRATION_LOCK = 0x43414C4C
 """The advisory lock behind which servers that start at once take turns to migrate ("CALL" in ASCII)."""
 
-OWNER_PREFIX = "callboard "
-"""A node's writer connection carries this and the node's id as its application_name, which tells who is alive."""
-
 
 CONNECT_OPTIONS: Final[Mapping[str, Any]] = {
     "connect_timeout": 5,

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from storage.database import connected, is_migrated, open_database
 from storage.event_store import EventStore
+from storage.node_store import NodeStore
 from storage.outbox_store import OutboxStore
 from storage.session_store import SessionStore
 from storage.thread_store import ThreadStore
@@ -32,6 +33,7 @@ class StorageReader:
         self.sessions = SessionStore(database)
         self.events = EventStore(database)
         self.threads = ThreadStore(database)
+        self.nodes = NodeStore(database)
         self._database = database
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="storage-reader")
 

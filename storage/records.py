@@ -205,6 +205,14 @@ class SessionClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRelease:
+    """Let the session go: any node may claim it from now on. Unanswered; nothing happens if `epoch` is not the last."""
+
+    session_key: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EffectsDelivery:
     """A report on effects `from_seq..to_seq` of a session: a change of their status, unanswered and idempotent.
 
@@ -255,6 +263,18 @@ class SessionClaimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionHeld:
+    """Answers a `SessionClaim` that was not granted: another node owns the session, and may be taken to live.
+
+    Attributes:
+        is_dying: True if that node has lost its connection: unless it comes back, a claim will soon be granted.
+    """
+
+    session_key: str
+    is_dying: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteCommitted:
     """Answers a `SessionWrite` after COMMIT.
 
@@ -298,7 +318,10 @@ class WriteRefused:
     reason: str
 
 
-Outcome = SessionClaimed | WriteCommitted | WriteDuplicated | WriteFenced | WriteRefused
+Report = EffectsDelivery | SessionRelease
+"""What is handed in without an answer."""
+
+Outcome = SessionClaimed | SessionHeld | WriteCommitted | WriteDuplicated | WriteFenced | WriteRefused
 """What becomes of a write or a claim."""
 
 ReplyTo = object

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import peewee
 
-from storage.database import OWNER_PREFIX
+from storage.node_store import OWNER_PREFIX
 from storage.records import SessionKey
 
 CLAIM = """
@@ -15,17 +15,23 @@ SELECT claim.session_key, claim.user_id, claim.agent_id, claim.thread_id, %s, 1,
 FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS claim (session_key, user_id, agent_id, thread_id)
 ON CONFLICT (session_key) DO UPDATE
 SET owner = EXCLUDED.owner, epoch = sessions.epoch + 1, last_active_at = EXCLUDED.last_active_at
+WHERE sessions.owner IS NULL OR sessions.owner = EXCLUDED.owner
+   OR sessions.owner NOT IN (SELECT node_id FROM live_nodes)
 RETURNING session_key, epoch, last_event_seq, processed_event_seq, last_effect_seq
 """
 
-# A node is alive while its writer holds its connection. Events of a node that is alive are its own affair.
+CONNECTED = """
+SELECT session_key FROM sessions
+JOIN pg_stat_activity ON datname = current_database() AND application_name = %s || owner
+WHERE session_key = ANY(%s::text[])
+"""
+
+# Events of a node that is alive are its own affair.
 ORPHANED = """
 SELECT session_key FROM sessions
 WHERE processed_event_seq < last_event_seq
   AND owner IS DISTINCT FROM %s
-  AND NOT EXISTS (
-      SELECT 1 FROM pg_stat_activity
-      WHERE datname = current_database() AND application_name = %s || sessions.owner)
+  AND (owner IS NULL OR owner NOT IN (SELECT node_id FROM live_nodes))
 LIMIT %s
 """
 
@@ -51,7 +57,7 @@ class SessionStore:
         """Make `owner` the owner of sessions, under a new epoch each; those that do not exist are created.
 
         Returns:
-            The counters by session key.
+            The counters by session key. Those are missing that another node owns which may be taken to live.
         """
         # Sorted, so that two nodes that claim the same sessions at once wait for each other instead of deadlocking.
         keys = [SessionKey.parse(text) for text in sorted(session_keys)]
@@ -69,13 +75,17 @@ class SessionStore:
         )
         return {row[0]: _counters(row) for row in rows}
 
+    def find_connected(self, session_keys: Iterable[str]) -> set[str]:
+        """Return those of the sessions whose owner holds its connection."""
+        return {row[0] for row in self._database.execute_sql(CONNECTED, (OWNER_PREFIX, list(session_keys)))}
+
     def find_orphaned(self, *, node_id: str, limit: int) -> list[str]:
         """Return keys of sessions with events left to process whose owner is neither alive nor `node_id`.
 
         Returns:
             At most `limit` keys, in no order.
         """
-        rows = self._database.execute_sql(ORPHANED, (node_id, OWNER_PREFIX, limit))
+        rows = self._database.execute_sql(ORPHANED, (node_id, limit))
         return [row[0] for row in rows]
 
 

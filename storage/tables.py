@@ -68,6 +68,19 @@ class Session(peewee.Model):
         table_name = "sessions"
 
 
+class Node(peewee.Model):
+    """A server process, and until when it may be taken to live."""
+
+    node_id = peewee.TextField(primary_key=True)
+    started_at = DateTimeTZField()
+    renewed_at = DateTimeTZField()
+    lingers_until = DateTimeTZField()
+    expires_at = DateTimeTZField()
+
+    class Meta:
+        table_name = "nodes"
+
+
 class Checkpoint(peewee.Model):
     """An agent's state after a turn."""
 

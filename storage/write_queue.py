@@ -1,11 +1,11 @@
-"""What waits for the storage writer: writes and claims in their order, and delivery reports, which ride along.
+"""What waits for the storage writer: writes and claims in their order, and reports, which ride along.
 
     put ──────────> in order ───┐
                                 ├──> take: a batch
-    put_delivery ─> by session ─┘
+    put_report ───> by session ─┘
 
-Delivery reports wait for the next batch, or for `DELIVERY_LINGER_S` if none comes: alone they would make a transaction
-of each answer's end, just when the next message is about to come.
+Reports of deliveries and releases wait for the next batch, or for `DELIVERY_LINGER_S` if none comes: alone they would
+make a transaction of each answer's end, just when the next message is about to come.
 """
 
 import threading
@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Final
 
-from storage.records import EffectsDelivery, ReplyTo, SessionClaim, SessionWrite
+from storage.records import EffectsDelivery, ReplyTo, Report, SessionClaim, SessionWrite
 
 MAX_BATCH_ROWS: Final = 1000
 """Past this many rows a batch takes no more: it bounds how long a waiting write can be held up by others."""
@@ -45,7 +45,7 @@ class Batch:
     """
 
     entries: tuple[Entry, ...] = ()
-    deliveries: tuple[EffectsDelivery, ...] = ()
+    deliveries: tuple[Report, ...] = ()
     request_count: int = 0
 
     def __bool__(self) -> bool:
@@ -58,7 +58,7 @@ class WriteQueue:
     def __init__(self) -> None:
         self._changed = threading.Condition()  # guards all of it
         self._entries: deque[Entry] = deque()
-        self._deliveries: dict[str, list[EffectsDelivery]] = {}
+        self._deliveries: dict[str, list[Report]] = {}
         self._delivery_count = 0
         self._byte_count = 0
         self._submitted_count = 0
@@ -88,16 +88,17 @@ class WriteQueue:
             self._entries.append(entry)
             self._changed.notify()
 
-    def put_delivery(self, delivery: EffectsDelivery) -> None:
-        """Put in a delivery report; one that goes on where the session's last one ended is joined to it."""
+    def put_report(self, report: Report) -> None:
+        """Put in a report; a delivery that goes on where the session's last one ended is joined to it."""
         with self._changed:
             self._submitted_count += 1
             self._delivery_count += 1
-            reports = self._deliveries.setdefault(delivery.session_key, [])
-            if reports and reports[-1].status is delivery.status and reports[-1].to_seq + 1 == delivery.from_seq:
-                reports[-1] = replace(reports[-1], to_seq=delivery.to_seq)
+            reports = self._deliveries.setdefault(report.session_key, [])
+            joined = _join(reports[-1], report) if reports else None
+            if joined is not None:
+                reports[-1] = joined
             else:
-                reports.append(delivery)
+                reports.append(report)
             self._changed.notify()
 
     def close(self) -> None:
@@ -144,3 +145,11 @@ class WriteQueue:
             sessions.add(entry.request.session_key)
             rows += entry.request.row_count
         return tuple(taken)
+
+
+def _join(before: Report, report: Report) -> EffectsDelivery | None:
+    if not isinstance(before, EffectsDelivery) or not isinstance(report, EffectsDelivery):
+        return None
+    if before.status is not report.status or before.to_seq + 1 != report.from_seq:
+        return None
+    return replace(before, to_seq=report.to_seq)

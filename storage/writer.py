@@ -27,17 +27,13 @@ from datetime import datetime
 from typing import Final
 
 from storage.batch_committer import BatchCommitter, Outcomes
-from storage.database import OWNER_PREFIX, describe_error
+from storage.database import describe_error
 from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut, TransactionConflict
-from storage.records import EffectsDelivery, Outcome, ReplyTo, SessionClaim, SessionWrite, WriteRefused
+from storage.records import Outcome, ReplyTo, Report, SessionClaim, SessionWrite, WriteRefused
 from storage.write_queue import Batch, Entry, WriteQueue
 from storage.writer_connection import WriterConnection
 
 log = logging.getLogger(__name__)
-
-IDLE_CHECK_S: Final = 5.0
-"""How often a writer with nothing to do looks whether its connection still is one. It says that this node is alive
-(`OWNER_PREFIX`): were it lost unnoticed, other nodes would take its sessions."""
 
 RECONNECT_FIRST_S: Final = 0.05
 RECONNECT_MAX_S: Final = 1.0
@@ -75,7 +71,7 @@ class StorageWriter:
     ) -> None:
         self._report = report
         self._queue_bytes = queue_bytes
-        self._connection = WriterConnection(dsn, application_name=OWNER_PREFIX + node_id)
+        self._connection = WriterConnection(dsn, node_id=node_id)
         self._committer = BatchCommitter(self._connection, node_id=node_id, clock=clock, find_out=self._find_out)
         self._queue = WriteQueue()
         self._timeouts: dict[str, int] = {}  # by session key
@@ -117,9 +113,9 @@ class StorageWriter:
         """Hand in a write or a claim; its outcome is reported to `reply_to`. Of one session from one thread."""
         self._queue.put(Entry(request, reply_to))
 
-    def submit_delivery(self, delivery: EffectsDelivery) -> None:
-        """Hand in a delivery report; it rides in the next batch, or soon by itself, and is not answered."""
-        self._queue.put_delivery(delivery)
+    def submit_report(self, report: Report) -> None:
+        """Hand in a delivery or a release. It rides in the next batch, or goes soon by itself, and is not answered."""
+        self._queue.put_report(report)
 
     def close(self, *, timeout_s: float) -> bool:
         """Write what was handed in, then end the thread.
@@ -140,7 +136,9 @@ class StorageWriter:
         # Connecting first makes the node visible as an owner that is alive, and the first message fast.
         self._check_connection()
         while True:
-            batch = self._queue.take(IDLE_CHECK_S)
+            batch = self._queue.take(self._connection.lease_due_s)
+            if self._connection.lease_due_s == 0:
+                self._check_connection()  # also between two batches of many
             if batch:
                 outcomes = self._commit_until_known(batch)
                 self._report(
@@ -153,8 +151,6 @@ class StorageWriter:
                 self._queue.settle(batch)
             elif self._closing.is_set():
                 break
-            else:
-                self._check_connection()
         self._connection.close()
 
     def _check_connection(self) -> None:
@@ -208,7 +204,7 @@ class StorageWriter:
         self._gave_up = True
         return {}
 
-    def _commit_or_halve(self, entries: Sequence[Entry], deliveries: Sequence[EffectsDelivery]) -> Outcomes:
+    def _commit_or_halve(self, entries: Sequence[Entry], deliveries: Sequence[Report]) -> Outcomes:
         """Commit a batch; if the database refuses it for its data, find the culprits and commit the others."""
         try:
             return self._committer.commit(entries, deliveries)
@@ -237,7 +233,7 @@ class StorageWriter:
         self._timeouts[session_key] = self._timeouts.get(session_key, 0) + 1
         return self._timeouts[session_key] >= MAX_TIMEOUTS
 
-    def _refuse(self, refused: Entry | EffectsDelivery, error: Exception) -> Outcomes:
+    def _refuse(self, refused: Entry | Report, error: Exception) -> Outcomes:
         request = refused.request if isinstance(refused, Entry) else refused
         reason = describe_error(error)
         log.error(
@@ -246,7 +242,7 @@ class StorageWriter:
             reason,
             extra={"action": "write_refused", "session_key": request.session_key},
         )
-        if isinstance(refused, EffectsDelivery):
+        if not isinstance(refused, Entry):
             return {}
         return {request.session_key: WriteRefused(session_key=request.session_key, reason=reason)}
 

@@ -1,5 +1,6 @@
 """The storage writer's connection: statements prepared, a transaction in two round trips, a lost COMMIT told apart."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -7,8 +8,9 @@ from typing import Any, Final
 import peewee
 
 from storage.database import CONNECT_OPTIONS, describe_error, translate_error
-from storage.delivery_statements import PREPARE_CLAIM, PREPARE_COMPLETE, PREPARE_RAISE, PREPARE_RELEASE
 from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut, TransactionConflict
+from storage.node_store import OWNER_PREFIX, RENEW_INTERVAL_S, NodeStore
+from storage.report_statements import PREPARE_REPORTS
 from storage.write_statement import PREPARE_WRITE, Statement
 
 PLANNER_SETTINGS: Final = " ".join(
@@ -22,7 +24,7 @@ PLANNER_SETTINGS: Final = " ".join(
     )
 )
 
-PREPARE: Final = ";".join((PREPARE_WRITE, PREPARE_COMPLETE, PREPARE_CLAIM, PREPARE_RELEASE, PREPARE_RAISE))
+PREPARE: Final = ";".join((PREPARE_WRITE, *PREPARE_REPORTS))
 
 # The server may not know that a connection is lost: its process would hold the locks of a transaction that nobody ends.
 END_FORMER: Final = """
@@ -34,21 +36,29 @@ COMMIT_STATUS: Final = "SELECT pg_xact_status(%s::xid8)"
 
 
 class WriterConnection:
-    """One connection, for one thread.
+    """One connection, for one thread. It holds the node's lease (`node_store`), from the first connect on.
 
     Args:
         dsn: Where the database is.
-        application_name: What `pg_stat_activity` shows.
+        node_id: Whose it is.
     """
 
-    def __init__(self, dsn: str, *, application_name: str) -> None:
-        self._application_name = application_name
+    def __init__(self, dsn: str, *, node_id: str) -> None:
+        self._node_id = node_id
+        self._application_name = application_name = OWNER_PREFIX + node_id
+        self._renew_at_s = 0.0
         self.database = peewee.PostgresqlDatabase(
             dsn,
             autoconnect=False,
             application_name=application_name,
             **{**CONNECT_OPTIONS, "options": f"{CONNECT_OPTIONS['options']} {PLANNER_SETTINGS}"},
         )
+        self._nodes = NodeStore(self.database)
+
+    @property
+    def lease_due_s(self) -> float:
+        """When `check` is to be called next, in seconds from now; 0 if it is time."""
+        return max(0.0, self._renew_at_s - time.monotonic())
 
     def open(self) -> None:
         """Connect, unless that is done.
@@ -61,23 +71,31 @@ class WriterConnection:
                 self.database.connect()
                 self.database.execute_sql(END_FORMER, (self._application_name,))
                 self.database.execute_sql(PREPARE)
+                self._renew()
             except (peewee.PeeweeException, UnicodeDecodeError) as error:
                 self._throw_away()
                 raise DatabaseUnavailable(describe_error(error)) from error
 
     def close(self) -> None:
-        """Disconnect, if connected."""
+        """End the lease and disconnect, if connected."""
         if not self.database.is_closed():
-            self.database.close()
+            with suppress(peewee.PeeweeException):  # then it runs out by itself
+                self._nodes.end(self._node_id)
+            self._disconnect()
 
     def check(self) -> None:
-        """Ask for a sign of life, connecting if need be; raises DatabaseUnavailable, whatever is wrong."""
+        """Renew the lease, connecting if need be; raises DatabaseUnavailable, whatever is wrong."""
+        self._renew_at_s = time.monotonic() + RENEW_INTERVAL_S  # also if it fails
         self.open()
         try:
-            self.database.execute_sql("SELECT 1")
+            self._renew()
         except (peewee.PeeweeException, UnicodeDecodeError) as error:
             self._throw_away()
             raise DatabaseUnavailable(describe_error(error)) from error
+
+    def _renew(self) -> None:
+        self._renew_at_s = time.monotonic() + RENEW_INTERVAL_S
+        self._nodes.renew(self._node_id)
 
     @contextmanager
     def transaction(self) -> Iterator["WriterTransaction"]:
@@ -139,7 +157,11 @@ class WriterConnection:
 
     def _throw_away(self) -> None:
         with suppress(peewee.PeeweeException):  # it is broken, and may say so
-            self.close()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if not self.database.is_closed():
+            self.database.close()
 
 
 class WriterTransaction:

@@ -32,6 +32,7 @@ from storage.records import (
     ReplyTo,
     SessionClaim,
     SessionClaimed,
+    SessionHeld,
     SessionSnapshot,
     SessionWrite,
     TurnEnd,
@@ -155,6 +156,7 @@ class RecordingWriter:
 
     def __init__(self, dsn: str, node_id: str, clock: Callable[[], datetime] | None = None) -> None:
         self.node_id = node_id
+        self._dsn = dsn
         self.reports: list[list[tuple[int, Outcome]]] = []
         self.on_report: Callable[[list[tuple[int, Outcome]]], None] = lambda _: None
         self._outcomes: dict[int, Outcome] = {}
@@ -173,7 +175,7 @@ class RecordingWriter:
         """Hand in a request; returns the ticket that its outcome comes under."""
         self._tickets += 1
         if isinstance(request, EffectsDelivery):
-            self.writer.submit_delivery(request)
+            self.writer.submit_report(request)
         else:
             self.writer.submit(request, self._tickets)
         return self._tickets
@@ -184,6 +186,11 @@ class RecordingWriter:
             assert self._changed.wait_for(lambda: ticket in self._outcomes, timeout_s), f"no outcome of {ticket}"
             return self._outcomes[ticket]
 
+    def retire_others(self) -> None:
+        """End the leases of all other nodes, though they live."""
+        with open_query(self._dsn) as query:
+            query("DELETE FROM nodes WHERE node_id <> %s", self.node_id)
+
     def ask(self, request: SessionWrite | SessionClaim) -> Outcome:
         """Hand in a request and wait for its outcome."""
         return self.wait_for(self.submit(request))
@@ -191,7 +198,7 @@ class RecordingWriter:
     def deliver(self, *deliveries: EffectsDelivery) -> None:
         """Hand in delivery reports, which are not answered, and wait for a later request that is."""
         for delivery in deliveries:
-            self.writer.submit_delivery(delivery)
+            self.writer.submit_report(delivery)
         assert isinstance(self.ask(SessionClaim(session_key="test:flush:flush")), SessionClaimed)
 
     def outcome_of(self, ticket: int) -> Outcome | None:
@@ -220,6 +227,9 @@ class Storage(Protocol):
     def ask(self, request: SessionWrite | SessionClaim) -> Outcome:
         """Carry out a request; returns its outcome."""
 
+    def retire_others(self) -> None:
+        """End the leases of all other nodes, though they live."""
+
 
 class Conversation:
     """A session as its actor writes it: keeps the epoch and the counters, and makes writes that start from them."""
@@ -235,6 +245,9 @@ class Conversation:
     def claim(self) -> SessionSnapshot:
         """Claim the session, and go on from what is stored."""
         outcome = self._storage.ask(SessionClaim(session_key=self.key))
+        while isinstance(outcome, SessionHeld):  # its owner is to be dead, whatever it may do afterwards
+            self._storage.retire_others()
+            outcome = self._storage.ask(SessionClaim(session_key=self.key))
         assert isinstance(outcome, SessionClaimed)
         snapshot = outcome.snapshot
         self.epoch = snapshot.epoch

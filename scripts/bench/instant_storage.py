@@ -1,12 +1,14 @@
 """Storage that stores nothing and answers at once: what is measured above it is the actors alone."""
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import TypeVar, cast
 
 from actors.loop_system import ActorAddress
+from storage.node_store import NodeStore
 from storage.outbox_store import OutboxStore
 from storage.records import (
-    EffectsDelivery,
+    Report,
     SessionClaim,
     SessionClaimed,
     SessionSnapshot,
@@ -44,7 +46,7 @@ class InstantWriter:
             answer = WriteCommitted(write=request)
         self._tell(reply_to, answer)
 
-    def submit_delivery(self, delivery: EffectsDelivery) -> None:
+    def submit_report(self, report: Report) -> None:
         """Take it."""
 
 
@@ -70,6 +72,10 @@ class NothingStored:
         """Find none."""
         return []
 
+    def bury_dead(self, *, node_id: str, now: datetime) -> list[str]:  # noqa: ARG002 (the store's)
+        """Find nobody dead."""
+        return []
+
 
 class InstantReads:
     """Reads of a database that holds nothing.
@@ -91,6 +97,11 @@ class InstantReads:
     def sessions(self) -> SessionStore:
         """Nothing."""
         return cast("SessionStore", self._nothing)
+
+    @property
+    def nodes(self) -> NodeStore:
+        """Nobody."""
+        return cast("NodeStore", self._nothing)
 
     def fetch(
         self,

@@ -94,7 +94,7 @@ class FedWriter:
             WriteLost: If it is not.
         """
         for delivery in deliveries:
-            self._writer.submit_delivery(delivery)
+            self._writer.submit_report(delivery)
         self.write([[write]])
 
     def _wait_until(self, goal: int) -> None:

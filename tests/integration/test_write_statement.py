@@ -22,7 +22,7 @@ Run = Callable[..., WriteAnswer]
 
 @pytest.fixture
 def connection(dsn: str) -> Iterator[WriterConnection]:
-    connection = WriterConnection(dsn, application_name="callboard test")
+    connection = WriterConnection(dsn, node_id="test")
     yield connection
     connection.close()
 

@@ -52,6 +52,9 @@ class ModelStorage:
     def ask(self, request: SessionWrite | SessionClaim) -> Outcome:
         return self._stored.claim() if isinstance(request, SessionClaim) else self._stored.apply(request)
 
+    def retire_others(self) -> None:
+        """There are none."""
+
 
 @pytest.fixture(params=["model", "postgres"])
 def storage(request: pytest.FixtureRequest) -> Storage:

@@ -46,7 +46,10 @@ class Nothing:
     def find_orphaned(self, **_: object) -> list[str]:
         return []
 
-    outbox = sessions = property(lambda self: self)
+    def bury_dead(self, **_: object) -> list[str]:
+        return []
+
+    outbox = sessions = nodes = property(lambda self: self)
 
 
 class Storage:
@@ -82,7 +85,7 @@ class Storage:
         else:
             answer()
 
-    def submit_delivery(self, _delivery: object) -> None:
+    def submit_report(self, _delivery: object) -> None:
         pass
 
     def let_go(self) -> None:
@@ -210,7 +213,7 @@ class Reads:
         self.orphans: list[str] = []
         self._tell = tell
 
-    outbox = sessions = property(lambda self: Nothing())
+    outbox = sessions = nodes = property(lambda self: Nothing())
 
     def fetch(self, _request: object, read: Callable[[], Any], reply_to: ActorAddress, answer: Any) -> None:
         self.count += 1

@@ -539,6 +539,7 @@ class SessionPlay:
                     self.is_held = command.hold
                 case Rest():
                     assert command.pause_s > 0
+                    assert isinstance(command.due, RetryDue)  # each claim is granted here
                     self.rest = command.due  # one before it is of a turn that was stopped
                 case Publish():
                     assert command.effects

@@ -11,6 +11,7 @@ import pytest
 from actors.messages import (
     AgentFailed,
     AgentFinished,
+    ClaimDue,
     ConfirmClaim,
     RetryDue,
     SubmitCancel,
@@ -23,6 +24,7 @@ from actors.session_reception import RECEPTIONS, Reception
 from actors.session_state import Phase, SessionState, Situation
 from actors.session_steps import Message, step
 from storage.records import (
+    SessionHeld,
     SessionWrite,
     WriteCommitted,
     WriteDuplicated,
@@ -80,6 +82,8 @@ def make_messages(state: SessionState) -> list[Message]:
         SubmitUserMessage(**name, request_id="r9", text="hello", submitted_at_s=0.0),
         SubmitCancel(**name, request_id="r1"),
         StoredSession().claim(),
+        SessionHeld(session_key=KEY, is_dying=False),
+        ClaimDue(),
         ConfirmClaim(),
         WriteCommitted(write=write),
         WriteDuplicated(write=write, known=write.events),

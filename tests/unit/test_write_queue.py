@@ -76,7 +76,7 @@ def test_batch_takes_no_more_past_its_rows() -> None:
 
 def test_delivery_reports_ride_with_the_next_batch() -> None:
     queue = fill()
-    queue.put_delivery(report("z", 1, 2))
+    queue.put_report(report("z", 1, 2))
     queue.put(Entry(make_write("a"), "ticket"))
     batch = queue.take(0)
     assert (tickets(batch), batch.deliveries) == (["ticket"], (report("z", 1, 2),))
@@ -84,14 +84,14 @@ def test_delivery_reports_ride_with_the_next_batch() -> None:
 
 def test_delivery_reports_alone_make_a_batch_after_a_while() -> None:
     queue = fill()
-    queue.put_delivery(report("z", 1, 2))
+    queue.put_report(report("z", 1, 2))
     assert queue.take(10).deliveries == (report("z", 1, 2),)
 
 
 def test_reports_that_continue_each_other_are_joined() -> None:
     queue = fill()
     for each in (report("z", 1, 2), report("y", 1, 1), report("z", 3, 3), report("z", 4, 9)):
-        queue.put_delivery(each)
+        queue.put_report(each)
     batch = queue.take(0)
     assert batch.deliveries == (report("z", 1, 9), report("y", 1, 1))
     assert batch.request_count == 4
@@ -101,13 +101,13 @@ def test_reports_of_another_status_or_beyond_a_gap_stay_apart() -> None:
     queue = fill()
     each = (report("z", 1, 2, EXECUTING), report("z", 1, 2), report("z", 4, 5), report("z", 6, 6, EXECUTING))
     for one in each:
-        queue.put_delivery(one)
+        queue.put_report(one)
     assert queue.take(0).deliveries == each
 
 
 def test_requests_count_as_settled_with_their_batch() -> None:
     queue = fill(make_write("a"), make_write("b"))
-    queue.put_delivery(report("a", 1, 1))
+    queue.put_report(report("a", 1, 1))
     batch = queue.take(0)
     assert (queue.submitted_count, queue.settled_count) == (3, 0)
     queue.settle(batch)
@@ -151,7 +151,7 @@ def test_waiting_writer_is_woken_by_the_end() -> None:
 
 def test_closed_queue_gives_what_is_left_at_once() -> None:
     queue = fill(make_write("a"), make_write("a"))
-    queue.put_delivery(report("a", 1, 1))
+    queue.put_report(report("a", 1, 1))
     queue.close()
     first, second = queue.take(100), queue.take(100)
     assert (tickets(first), tickets(second)) == ([0], [1])

@@ -1,4 +1,4 @@
-"""The statements that carry delivery reports into `effects` and `sessions`: ranged updates, prepared in advance.
+"""The statements that carry reports into `effects` and `sessions`: ranged updates, prepared in advance.
 
 How many statements follows from how often one session changes its mind, not from the number of effects or sessions.
 A row that is not in the state that a report starts from stays as it is, so a report may come twice.
@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from storage.array_literal import make_number_array, make_text_array
-from storage.records import EffectsDelivery, EffectStatus
+from storage.records import EffectsDelivery, EffectStatus, Report, SessionRelease
 from storage.write_statement import Statement
 
 # Delivery may report a range as taken before it was ever reported as handed over: that, too, was an attempt.
@@ -52,6 +52,15 @@ FROM unnest($1, $2) AS delivery (session_key, to_seq)
 WHERE sessions.session_key = delivery.session_key AND sessions.delivered_effect_seq < delivery.to_seq
 """
 
+PREPARE_LET_GO: Final = """
+PREPARE callboard_let_go (text[], bigint[]) AS
+UPDATE sessions SET owner = NULL
+FROM unnest($1, $2) AS release (session_key, epoch)
+WHERE sessions.session_key = release.session_key AND sessions.epoch = release.epoch
+"""
+
+PREPARE_REPORTS: Final = (PREPARE_COMPLETE, PREPARE_CLAIM, PREPARE_RELEASE, PREPARE_RAISE, PREPARE_LET_GO)
+
 EXECUTE_BY_STATUS: Final = {
     EffectStatus.PENDING: "EXECUTE callboard_release (%s, %s, %s, %s)",
     EffectStatus.EXECUTING: "EXECUTE callboard_claim (%s, %s, %s, %s)",
@@ -59,6 +68,25 @@ EXECUTE_BY_STATUS: Final = {
 }
 
 EXECUTE_RAISE: Final = "EXECUTE callboard_raise (%s, %s)"
+
+
+EXECUTE_LET_GO: Final = "EXECUTE callboard_let_go (%s, %s)"
+
+
+def make_report_statements(reports: Sequence[Report], *, now: datetime) -> list[Statement]:
+    """Make the statements for a batch's reports, to run in this order.
+
+    Args:
+        reports: Each session's in their order.
+        now: Stamps the rows of effects.
+    """
+    deliveries = [report for report in reports if isinstance(report, EffectsDelivery)]
+    statements = make_delivery_statements(deliveries, now=now)
+    epochs = {report.session_key: report.epoch for report in reports if isinstance(report, SessionRelease)}
+    if epochs:
+        keys = sorted(epochs)
+        statements.append((EXECUTE_LET_GO, (make_text_array(keys), make_number_array(epochs[key] for key in keys))))
+    return statements
 
 
 def make_delivery_statements(deliveries: Sequence[EffectsDelivery], *, now: datetime) -> list[Statement]:
