@@ -36,7 +36,8 @@ What happens at each failure:
 
 | failure | what happens |
 |---|---|
-| an agent raises, hangs, yields nothing or nonsense | the turn ends with an `error`; the session goes on |
+| an agent raises, or gives no token | asked again after 1, 2 and 4 s; then the turn ends with an `error` |
+| an agent hangs, or yields nonsense | the turn ends with an `error`; the session goes on |
 | a handler of a session actor raises | logged; requests that storage was not given are answered `internal`; those in |
 | | the write in flight are stored or answered, once it is known which; then a new actor goes on |
 | a session actor cannot be made, or fails twice | what it has not read is answered `internal`; a new one is made |
@@ -47,6 +48,8 @@ What happens at each failure:
 | `SESSION_MAX_LIVE` sessions have an actor | the longest idle leaves; all busy: new ones are `overloaded` |
 | a handler of the director raises | logged; a request is answered `internal`, the state is as before |
 | a handler of delivery raises | logged; the message is dropped, the state is as before |
+| another node has the session | new messages are `overloaded`; if that node has lost its connection, they wait for |
+| | up to three seconds, until it is back or taken to be dead (`storage.node_store`) |
 | another node claims the session | the next write is fenced; the actor exits and leaves the rest to it |
 | the database refuses a write's data | its requests are answered `internal`, the actor is made anew |
 | the database cannot be reached | writes wait in the writer, tokens in the turn; past 64 KiB the agent is paused, |
@@ -55,5 +58,6 @@ What happens at each failure:
 | effects expire under a connection | it gets them all the same, in order; those that come later begin after them |
 | a connection is slow | it is taken off live pushing and reads from the outbox at its own pace |
 | a connection goes | what its socket had not taken stays in the outbox for the next one |
-| the process is killed | the next start runs accepted events without an outcome again, as a new attempt |
+| the process is killed | the next start, or another node, runs accepted events without an outcome again, as a new |
+| | attempt: those of sessions that somebody asks for at once, the others at 200 a second |
 """

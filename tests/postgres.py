@@ -199,6 +199,10 @@ class RecordingWriter:
         """Hand in delivery reports, which are not answered, and wait for a later request that is."""
         for delivery in deliveries:
             self.writer.submit_report(delivery)
+        self.flush()
+
+    def flush(self) -> None:
+        """Wait until all that was handed in is carried out."""
         assert isinstance(self.ask(SessionClaim(session_key="test:flush:flush")), SessionClaimed)
 
     def outcome_of(self, ticket: int) -> Outcome | None:

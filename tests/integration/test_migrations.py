@@ -58,7 +58,10 @@ def empty_query(empty_dsn: str) -> Iterator[Query]:
 
 
 def list_tables(query: Query) -> set[str]:
-    return {row[0] for row in query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")}
+    relations = (
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
+    )
+    return {row[0] for row in query(relations)}
 
 
 def test_fresh_database_gets_all_migrations_once(empty_dsn: str, empty_query: Query) -> None:

@@ -84,6 +84,7 @@ def test_client_that_comes_after_the_expiry_begins_behind_it(dsn: str, play: Pla
         await wait_until_delivered(stage)
 
         elsewhere = await connect(stage.start())
+        stage.retire(node)
         assert await elsewhere.ask("five", "r5") == "five "
         assert elsewhere.messages == ["five "]
 

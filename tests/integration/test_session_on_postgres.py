@@ -72,7 +72,7 @@ class Client:
         self.on_frame: Callable[[dict[str, Any]], None] = lambda _: None
         self.open = asyncio.Event()
         self.open.set()
-        self._node = node
+        self.node = node
         self._key = key
         self._is_closed = False
         self.connection = Connection(uuid.uuid4().hex, self, bare_frames, node)
@@ -107,22 +107,22 @@ class Client:
 
     def leave(self) -> None:
         self.close(1000, "")
-        self._node.detach(self.connection)
+        self.node.detach(self.connection)
 
     def say(self, text: str, request_id: str | None = None) -> None:
-        self._node.submit(
+        self.node.submit(
             SubmitUserMessage(
                 session_key=self._key,
                 event_id=uuid.uuid4(),
                 connection_id=self.connection.connection_id,
                 request_id=request_id,
                 text=text,
-                submitted_at_s=self._node.clock(),
+                submitted_at_s=self.node.clock(),
             )
         )
 
     def cancel(self, request_id: str) -> None:
-        self._node.submit(
+        self.node.submit(
             SubmitCancel(
                 session_key=self._key,
                 event_id=uuid.uuid4(),
@@ -181,6 +181,10 @@ class Stage:
         node.start()
         self._stack.push_async_callback(stop, node)
         return node
+
+    def retire(self, node: Node) -> None:
+        """End a node's lease, though it lives and will renew it: until then others may claim its sessions."""
+        self.query("DELETE FROM nodes WHERE node_id = %s", node.node_id)
 
     async def crash(self, node: Node) -> None:
         """End a node as a killed process ends: actors and agents do nothing more, its connections are gone.
@@ -490,6 +494,7 @@ def test_session_processed_by_two_nodes_ends_once(play: Play, caplog: pytest.Log
         await eventually(slow.paused.is_set)
         await eventually(lambda: first.tokens == "one ")
         fast.released.set()
+        stage.retire(first.node)
         second.say("three", "r2")
         await second.wait_for_messages(2)
         slow.released.set()
@@ -507,16 +512,41 @@ def test_session_processed_by_two_nodes_ends_once(play: Play, caplog: pytest.Log
     play(scene)
 
 
+def test_session_of_a_node_that_lives_is_refused_elsewhere(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        first, second = await connect(stage.start(session_idle_s=0.05)), await connect(stage.start())
+        agent = ScriptedAgent()
+        busy = await connect(stage.start(agent), key="ann:script:t2")
+        busy.say("one ...", "r1")
+        await eventually(agent.paused.is_set)
+        elsewhere = await connect(second.node, key="ann:script:t2")
+        elsewhere.say("two", "r2")
+        await eventually(lambda: "error" in elsewhere.kinds)
+        [refusal] = [frame for frame in elsewhere.frames if frame["type"] == "error"]
+        assert (refusal["code"], refusal["retryable"]) == ("overloaded", True)
+        agent.released.set()
+        await busy.wait_for_messages(1)
+        # One that is let go, since it has nothing to do, is anybody's.
+        await first.ask("one", "r1")
+        await eventually(lambda: stage.query("SELECT owner FROM sessions WHERE session_key = %s", KEY) == [(None,)])
+        assert await second.ask("two", "r2") == "two "
+
+    play(scene)
+
+
 def test_former_owner_takes_the_session_back_after_a_refusal(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         first, second = await connect(stage.start()), await connect(stage.start())
         await first.ask("one", "r1")
+        stage.retire(first.node)
         await second.ask("two", "r2")
+        stage.retire(second.node)
         first.say("three", "r3")
         await eventually(lambda: "error" in first.kinds or "three " in first.messages)
         if "three " not in first.messages:
             [refusal] = [frame for frame in first.frames if frame["type"] == "error"]
             assert (refusal["code"], refusal["retryable"]) == ("overloaded", True)
+            stage.retire(second.node)
             await first.ask("three", "r3")
         await eventually(lambda: stage.ends() == [(1, "message"), (2, "message"), (3, "message")])
         assert stage.query("SELECT state FROM checkpoints WHERE event_seq = 3") == [({"turns": 3},)]
@@ -532,13 +562,14 @@ def test_claim_from_outside_stops_the_node_mid_turn(play: Play, open_writer: Ope
         await eventually(agent.paused.is_set)
         await eventually(lambda: client.tokens == "one ")
         intruder = open_writer("intruder").start()
+        stage.retire(client.node)
         outcome = await asyncio.to_thread(intruder.ask, SessionClaim(session_key=KEY))
         assert isinstance(outcome, SessionClaimed)
         assert [event.seq for event in outcome.snapshot.unprocessed] == [1]
         assert (dict(outcome.snapshot.attempts), outcome.snapshot.shown_event_seq) == ({1: (TurnStatus.RUNNING,)}, 1)
         agent.released.set()
         # The intruder lives and does nothing: the turn is its own affair, whatever the node's agent says.
-        await eventually(lambda: count_session_actors(client._node) == 0)
+        await eventually(lambda: count_session_actors(client.node) == 0)
         assert stage.ends() == []
         assert stage.counters()[:3] == (1, 0, 2)
 
@@ -553,6 +584,7 @@ def test_former_owner_picks_up_what_the_next_one_left(play: Play) -> None:
         await first.ask("one", "r1")
         crashing = stage.start(stuck)
         second = await connect(crashing)
+        stage.retire(first.node)
         second.say("two ... three", "r2")
         await eventually(stuck.paused.is_set)
         await stage.crash(crashing)

@@ -524,6 +524,7 @@ def test_claims_in_one_batch_get_their_own_snapshots(open_writer: OpenWriter) ->
             talk.say(f"of {index}")
     writer = open_writer()
     tickets = [writer.submit(SessionClaim(session_key=talk.key)) for talk in reversed(talks)]
+    writer.retire_others()
     writer.start()
     for index, ticket in zip((3, 2, 1, 0), tickets, strict=True):
         outcome = writer.wait_for(ticket)
@@ -542,6 +543,7 @@ def test_claim_sees_the_old_write_of_its_batch(claim_first: bool, query: Query, 
     old = conversation.make_write(events=[make_user_message(1)], turn_starts=[TurnStart(event_seq=1, attempt=1)])
     claim = SessionClaim(session_key=KEY)
     writer = open_writer()
+    writer.retire_others()
     order: list[SessionWrite | SessionClaim] = [claim, old] if claim_first else [old, claim]
     tickets = {type(request): writer.submit(request) for request in order}
     writer.start()

@@ -15,6 +15,7 @@ import pytest
 from storage.database import migrate
 from storage.embedded import EmbeddedPostgres
 from storage.errors import CommitUnknown
+from storage.node_store import RENEW
 from storage.records import EffectStatus, SessionClaim, SessionClaimed, TurnStart, WriteCommitted
 from storage.writer import RECONNECT_FIRST_S, Pauses
 from storage.writer_connection import WriterTransaction
@@ -236,12 +237,12 @@ def test_number_that_a_crash_gave_out_again_is_not_believed(
 def test_idle_writer_survives_whatever_its_connection_says(
     error: type[Exception], writer: RecordingWriter, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.writer.IDLE_CHECK_S", 0.01)
+    monkeypatch.setattr("storage.writer_connection.RENEW_INTERVAL_S", 0.01)
     database = writer.writer._connection.database
     execute, failed = database.execute_sql, threading.Event()
 
     def fail_once(sql: str, params: object = None) -> object:
-        if sql == "SELECT 1" and not failed.is_set():
+        if sql == RENEW and not failed.is_set():
             failed.set()
             raise error("cache lookup failed")
         return execute(sql, params)
@@ -272,7 +273,7 @@ def test_delivery_whose_commit_was_lost_is_counted_once(
 
 
 def test_connections_killed_again_and_again_commit_each_write_once(query: Query, writer: RecordingWriter) -> None:
-    sessions, turns = 8, 25
+    sessions, turns = 8, 60
     kills = 0
 
     def talk(number: int) -> None:
