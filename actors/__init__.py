@@ -53,7 +53,7 @@ What happens at each failure:
 | another node claims the session | the next write is fenced; the actor exits and leaves the rest to it |
 | the database refuses a write's data | its requests are answered `internal`, the actor is made anew |
 | the database cannot be reached | writes wait in the writer, tokens in the turn; past 64 KiB the agent is paused, |
-| | and its deadline with it; new messages are `overloaded` past `WRITER_QUEUE_BYTES` |
+| or stands still | and its deadline with it; new messages are `overloaded` until it answers again |
 | a sweep fails, or the database is gone | logged once; the next pass, a minute later, begins anew |
 | effects expire under a connection | it gets them all the same, in order; those that come later begin after them |
 | a connection is slow | it is taken off live pushing and reads from the outbox at its own pace |

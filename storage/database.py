@@ -28,6 +28,8 @@ MIGRATION_LOCK = 0x43414C4C
 
 CONNECT_OPTIONS: Final[Mapping[str, Any]] = {
     "connect_timeout": 5,
+    # Of several hosts the one that takes writes; a server that takes none, as a standby, counts as out of reach.
+    "target_session_attrs": "read-write",
     # A statement that takes this long is stuck: better an error and a new try than a thread that never comes back.
     # The keepalives are the server's: a client that is lost without a word must not count as alive for hours.
     "options": "-c statement_timeout=30s -c timezone=UTC -c client_min_messages=warning "

@@ -22,6 +22,7 @@ halving the batch, and only the culprit is refused.
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 RECONNECT_FIRST_S: Final = 0.05
 RECONNECT_MAX_S: Final = 1.0
 """Pauses between attempts to reach the database: doubling from the first to the last, with jitter."""
+
+STALL_S: Final = 2.0
+"""A batch that takes longer says that the database stands still: a commit takes milliseconds."""
 
 MAX_TIMEOUTS: Final = 3
 """How often a write may run into `statement_timeout` all by itself before it is refused: others wait behind it."""
@@ -79,6 +83,7 @@ class StorageWriter:
         self._closing = threading.Event()
         self._reachable = threading.Event()
         self._is_lost = False
+        self._busy_since_s: float | None = None  # with a batch
         self._gave_up = False
         self._thread = threading.Thread(target=self._run, name="storage-writer", daemon=True)
 
@@ -93,8 +98,13 @@ class StorageWriter:
 
     @property
     def is_overloaded(self) -> bool:
-        """True if so much waits for the database that no new work should be taken on."""
-        return self._queue.byte_count >= self._queue_bytes
+        """True if no new work should be taken on: much waits for the database, or it is lost, or does not answer."""
+        return self._queue.byte_count >= self._queue_bytes or self._is_lost or self._is_stalled
+
+    @property
+    def _is_stalled(self) -> bool:
+        since_s = self._busy_since_s
+        return since_s is not None and time.monotonic() - since_s > STALL_S
 
     @property
     def submitted_count(self) -> int:
@@ -140,7 +150,9 @@ class StorageWriter:
             if self._connection.lease_due_s == 0:
                 self._check_connection()  # also between two batches of many
             if batch:
+                self._busy_since_s = time.monotonic()
                 outcomes = self._commit_until_known(batch)
+                self._busy_since_s = None
                 self._report(
                     [
                         (entry.reply_to, outcomes[entry.request.session_key])
