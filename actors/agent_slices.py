@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 ROUND_S: Final = 0.010
@@ -13,9 +14,14 @@ MAX_SLICE_S: Final = 0.002
 
 
 class AgentSlices:
-    """One per event loop. Agents are cooperative, so a slice ends with the token at hand; each gives one at least."""
+    """One per event loop. Agents are cooperative, so a slice ends with the token at hand; each gives one at least.
 
-    def __init__(self) -> None:
+    Attributes:
+        clock: What slices are measured with, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self.clock = clock or time.perf_counter
         self._agents_now = 0
         self._agents_before = 1
 
@@ -23,12 +29,12 @@ class AgentSlices:
         """Begin an agent's slice of this round of the loop; once a round for each agent, on the loop's thread.
 
         Returns:
-            When it ends, on `time.perf_counter`.
+            When it ends, on `clock`.
         """
         if self._agents_now == 0:
             asyncio.get_running_loop().call_soon(self._end_round)
         self._agents_now += 1
-        return time.perf_counter() + min(MAX_SLICE_S, ROUND_S / self._agents_before)
+        return self.clock() + min(MAX_SLICE_S, ROUND_S / self._agents_before)
 
     def _end_round(self) -> None:
         self._agents_before, self._agents_now = self._agents_now, 0

@@ -61,6 +61,7 @@ changed capability moves no living actor; there are no conventions, no remote sy
 import asyncio
 import hashlib
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -119,6 +120,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         logDefs: For `logging.config.dictConfig`; False leaves logging as it is, None takes Thespian's default.
         loop: The event loop that runs all handlers; None for one of its own, run by `ask`, `listen` and `tell`.
         slow_handler_ms: A handler that takes longer is logged; 0 or less logs none.
+        clock: What the handlers' time is measured with, in seconds; None for `time.perf_counter`.
 
     Raises:
         RuntimeError: Without `loop`, on a thread that runs one.
@@ -131,6 +133,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         slow_handler_ms: float = DEFAULT_SLOW_HANDLER_MS,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         if loop is None and find_running_loop() is not None:
             raise RuntimeError(
@@ -151,6 +154,7 @@ class LoopSystemBase(ActorSystemBase):  # type: ignore[misc]
             bury=self._bury,
             end_slice=driver.end_slice,
             slow_handler_s=slow_handler_ms / 1000 if slow_handler_ms > 0 else math.inf,
+            clock=clock,
         )
         self.outside = Outside(self, self._loop, driver, owns_loop=loop is None)
         self._shutdown = Shutdown(self, self._loop, driver, owns_loop=loop is None)

@@ -1,6 +1,7 @@
 """LoopActorSystem: Thespian's ActorSystem on a LoopSystemBase."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from thespian.actors import ActorAddress, ActorSystem
@@ -17,6 +18,7 @@ class LoopActorSystem(ActorSystem):  # type: ignore[misc]
         capabilities: Of the system, beside those that the base adds.
         logDefs: For `logging.config.dictConfig`; False leaves logging as it is.
         slow_handler_ms: A handler that holds the loop for longer is logged; 0 logs none.
+        clock: What the handlers' time is measured with, in seconds; None for `time.perf_counter`.
 
     Raises:
         RuntimeError: Without `loop`, on a thread that runs one.
@@ -29,8 +31,10 @@ class LoopActorSystem(ActorSystem):  # type: ignore[misc]
         capabilities: dict[str, Any] | None = None,
         logDefs: Any = False,
         slow_handler_ms: float = DEFAULT_SLOW_HANDLER_MS,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._loop = loop
+        self._clock = clock
         self._slow_handler_ms = slow_handler_ms
         super().__init__(capabilities=capabilities, logDefs=logDefs, transientUnique=True)
 
@@ -44,7 +48,9 @@ class LoopActorSystem(ActorSystem):  # type: ignore[misc]
         """Make the base. The one place where an ActorSystem does so."""
         self.systemAddress = ActorAddress("/ActorSys")
         self.capabilities = {} if capabilities is None else capabilities
-        self._systemBase = LoopSystemBase(self, logDefs, loop=self._loop, slow_handler_ms=self._slow_handler_ms)
+        self._systemBase = LoopSystemBase(
+            self, logDefs, loop=self._loop, slow_handler_ms=self._slow_handler_ms, clock=self._clock
+        )
         return self._systemBase
 
     def shutdown(self) -> None:

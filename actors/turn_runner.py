@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -145,7 +144,7 @@ class TurnRunner:
                 await self._pause()
             if self._cancelled.is_set():  # by stop(), and the agent goes on all the same
                 raise asyncio.CancelledError
-            if self._gathered_chars >= GATHERED_CHARS or time.perf_counter() >= self._slice_end_s:
+            if self._gathered_chars >= GATHERED_CHARS or self._slices.clock() >= self._slice_end_s:
                 await asyncio.sleep(0)
         return AgentFinished(run=self._run_number, checkpoint=None, usage=None)
 

@@ -1,6 +1,6 @@
 """What the session's state machine is tested on keeps to what PostgreSQL does: one suite for both.
 
-The model is `tests.unit.session_model.StoredSession`.
+The model is `scripts.simulation.stored_session.StoredSession`.
 """
 
 import logging
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from scripts.simulation.stored_session import StoredSession
 from storage.records import (
     EventRecord,
     Outcome,
@@ -40,14 +41,14 @@ from tests.postgres import (
     restarted,
     token,
 )
-from tests.unit.session_model import KEY, StoredSession
+from tests.unit.session_model import KEY
 
 
 class ModelStorage:
     """The model, asked as storage is."""
 
     def __init__(self) -> None:
-        self._stored = StoredSession()
+        self._stored = StoredSession(KEY)
 
     def ask(self, request: SessionWrite | SessionClaim) -> Outcome:
         return self._stored.claim() if isinstance(request, SessionClaim) else self._stored.apply(request)

@@ -1,37 +1,11 @@
-"""An event loop whose clock jumps: a deadline of minutes passes at once, and what waits for ever is noticed."""
+"""Waiting on a loop whose clock jumps."""
 
 import asyncio
-import selectors
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
 
-T = TypeVar("T")
+from scripts.simulation.virtual_loop import JumpingLoop, JumpingSelector, run_jumping
 
-
-class JumpingSelector(selectors.DefaultSelector):
-    """Instead of waiting for the next timer, puts the clock forward to it."""
-
-    now_s = 100.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "the test waits for ever"
-        self.now_s += max(timeout, 0)
-        return super().select(0)
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._jumping = JumpingSelector()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now_s
-
-
-def run_jumping(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine on a loop that never waits."""
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
-        return runner.run(main())
+__all__ = ["JumpingLoop", "JumpingSelector", "run_jumping", "wait_until"]
 
 
 async def wait_until(predicate: Callable[[], object], *, turns: int = 100_000) -> None:

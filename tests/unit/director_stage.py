@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import uuid4
 
@@ -16,11 +16,11 @@ from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import NotifyConnection, StartDirector, SubmitCancel, SubmitUserMessage
 from actors.services import ActorSettings, Services
 from actors.session import SessionActor
+from scripts.simulation.stored_session import StoredSessions
 from server.bare_frames import encode_bare
 from server.intake import IntakeMeter
 from storage.records import SessionClaim, SessionWrite
 from tests.unit.clock_model import run_jumping
-from tests.unit.session_model import StoredSession
 
 
 class Heard(BaseActor):
@@ -56,7 +56,7 @@ class Storage:
     """The model of stored sessions, by key; answers at once, or when it is let."""
 
     def __init__(self, tell: Callable[[ActorAddress, object], None]) -> None:
-        self.sessions: defaultdict[str, StoredSession] = defaultdict(StoredSession)
+        self.sessions = StoredSessions()
         self.held: list[Callable[[], None]] = []
         self.hold: set[str] = set()
         self.broken: set[str] = set()
@@ -73,8 +73,7 @@ class Storage:
         def answer() -> None:
             stored = self.sessions[key]
             if isinstance(request, SessionClaim):
-                claimed = stored.claim()
-                self._tell(reply_to, replace(claimed, snapshot=replace(claimed.snapshot, session_key=key)))
+                self._tell(reply_to, stored.claim())
             else:
                 self._tell(reply_to, stored.apply(request))
 

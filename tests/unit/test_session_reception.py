@@ -23,6 +23,7 @@ from actors.session_ends import abandon, halt, settle
 from actors.session_reception import RECEPTIONS, Reception
 from actors.session_state import Phase, SessionState, Situation
 from actors.session_steps import Message, step
+from scripts.simulation.stored_session import StoredSession
 from storage.records import (
     SessionHeld,
     SessionWrite,
@@ -31,7 +32,7 @@ from storage.records import (
     WriteFenced,
     WriteRefused,
 )
-from tests.unit.session_model import KEY, SessionPlay, StoredSession
+from tests.unit.session_model import KEY, SessionPlay
 
 TURNS = ("none", "resting", "running", "decided")
 KINDS = [(phase, turn, is_writing) for phase in Phase for turn in TURNS for is_writing in (False, True)]
@@ -81,7 +82,7 @@ def make_messages(state: SessionState) -> list[Message]:
     return [
         SubmitUserMessage(**name, request_id="r9", text="hello", submitted_at_s=0.0),
         SubmitCancel(**name, request_id="r1"),
-        StoredSession().claim(),
+        StoredSession(KEY).claim(),
         SessionHeld(session_key=KEY, is_dying=False),
         ClaimDue(),
         ConfirmClaim(),

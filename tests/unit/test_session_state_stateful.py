@@ -16,6 +16,7 @@ from actors.messages import AgentFailed, AgentFinished, ConfirmClaim, SubmitCanc
 from actors.session_commands import Accepted, Unexpected
 from actors.session_state import Phase, Situation
 from actors.session_turn import HOLD_CHARS
+from scripts.simulation.stored_session import TERMINAL, WriteOutcome
 from storage.records import (
     CANCEL_PREFIX,
     EffectRecord,
@@ -28,7 +29,7 @@ from storage.records import (
     WriteFenced,
     WriteRefused,
 )
-from tests.unit.session_model import KEY, MOST_ATTEMPTS, RETRIES, TERMINAL, SessionPlay, WriteOutcome
+from tests.unit.session_model import KEY, MOST_ATTEMPTS, RETRIES, SessionPlay
 
 QUEUE_LIMIT = 3
 
