@@ -11,6 +11,7 @@ from actors.agents.agents_file import AgentsFileError
 from scripts.bench.command import bench
 from scripts.chat import chat
 from scripts.load_test import load_test
+from scripts.simulation.command import simulate
 from scripts.tokens import token
 from server.config import ConfigError, Settings, load_settings
 from server.main import serve as run_server
@@ -53,6 +54,7 @@ def serve(**options: str | None) -> None:
 main.add_command(chat)
 main.add_command(bench)
 main.add_command(load_test)
+main.add_command(simulate)
 main.add_command(token)
 
 if __name__ == "__main__":

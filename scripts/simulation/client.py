@@ -15,6 +15,9 @@ from storage.outbox_records import OutboxEffect, OutboxSubscription
 TICK_S = 1e-6
 """Two frames on one connection arrive at least so far apart: the loop keeps no order among timers of one instant."""
 
+ACK_S = 1.0
+"""When a frame at the latest is acknowledged, as the protocol says."""
+
 RESEND_S = 1.0
 """When a request that was neither accepted nor refused is sent again, and one that was refused for now."""
 
@@ -178,6 +181,7 @@ class Client:
 
     def _begin(self, beginning: OutboxSubscription) -> None:
         self._is_ready, self._log, self._last_seq = True, beginning.log, beginning.after
+        self._acknowledge(self._connection)  # what it said on another connection may be lost
         if beginning.after != self.cursor:
             raise Violation(f"I4: {self.name} is at {self.cursor} and is sent what is after {beginning.after}")
 
@@ -195,8 +199,14 @@ class Client:
             if request.end is not None:
                 raise Violation(f"I10: {request.request_id} ended twice: {request.end}, {kind}")
             request.end = kind
-        if self._node is not None and (kind in TERMINAL or self.chance.random() < 0.1):
-            self._later(self._node.acknowledge, self._connection, self.session_key, effect.seq)
+        if kind in TERMINAL or self.chance.random() < 0.1:
+            self._acknowledge(self._connection)
+        else:
+            asyncio.get_running_loop().call_later(ACK_S, self._acknowledge, self._connection)
+
+    def _acknowledge(self, connection_id: str) -> None:
+        if self._node is not None and connection_id == self._connection and self.cursor:
+            self._later(self._node.acknowledge, self._connection, self.session_key, self.cursor)
 
     def _hear(self, frame: Mapping[str, Any]) -> None:
         request = self.requests.get(frame.get("requestId", ""))

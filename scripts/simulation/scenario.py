@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -41,15 +41,16 @@ class History:
     virtual_s: float = 0.0
 
 
-def play_history(seed: int, bug: Bug | None = None) -> History:
+def play_history(seed: int, bug: Bug | None = None, record: Callable[[str], None] | None = None) -> History:
     """Play a seed's history.
 
     Args:
         seed: Says all that happens.
         bug: What is planted; None for nothing.
+        record: Called with each line of what happens; None if nobody reads it.
     """
     history = History(seed)
-    play = Play(history, bug)
+    play = Play(history, bug, record)
     with no_logs():
         try:
             run_jumping(play.run)
@@ -73,8 +74,9 @@ def no_logs() -> Iterator[None]:
 class Play:
     """A history while it is played."""
 
-    def __init__(self, history: History, bug: Bug | None) -> None:
+    def __init__(self, history: History, bug: Bug | None, record: Callable[[str], None] | None) -> None:
         self.trace: list[str] = []
+        self._read = record
         self._history = history
         self._bug = bug
         self._chance = random.Random(history.seed)
@@ -82,6 +84,7 @@ class Play:
         self._nodes: list[Node] = []
         self._node_count = 0
         self._clients: list[Client] = []
+        self._begun_at_s = 0.0
 
     async def run(self) -> None:
         """Play it; raises AssertionError at what is wrong."""
@@ -121,7 +124,10 @@ class Play:
         )
 
     def _record(self, text: str) -> None:
-        self.trace.append(f"{asyncio.get_running_loop().time():.6f} {text}")
+        line = f"{asyncio.get_running_loop().time() - self._begun_at_s:.6f} {text}"
+        self.trace.append(line)
+        if self._read is not None:
+            self._read(line)
 
     def _start_node(self) -> None:
         self._node_count += 1

@@ -43,6 +43,7 @@ class SimulatedWriter:
         self._queue: deque[tuple[SessionWrite | SessionClaim | Report, object]] = deque()
         self._changed = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(raise_failure)
         self._lease = asyncio.get_running_loop().create_task(self._keep_lease())
 
     def submit(self, request: SessionWrite | SessionClaim, reply_to: object) -> None:
@@ -123,3 +124,9 @@ class SimulatedWriter:
             return self._store.claim(request.session_key, self._node_id)
         self._store.take_report(request, self._node_id)
         return None
+
+
+def raise_failure(task: "asyncio.Task[None]") -> None:
+    """Raise what ended a task, for the loop's exception handler, unless it was cancelled."""
+    if not task.cancelled():
+        task.result()
