@@ -1,14 +1,15 @@
 """What is durable: PostgreSQL, embedded or given. Knows no actor.
 
-    SessionWrite, SessionClaim, EffectsDelivery ──> StorageWriter (one thread) ──> one transaction ──> PostgreSQL
+    SessionWrite, SessionClaim, reports ──────────> StorageWriter (one thread) ──> one transaction ──> PostgreSQL
     reads ───────────────────────────────────────> StorageReader (a few threads) ─────────────────────────^
     the Janitor ─────────────────────────────────> StorageSweeper (one thread) ───────────────────────────^
 
     StorageWriter ──> WriteQueue (what waits) ──> BatchCommitter ──> WriterConnection
-                                                  write_statement, delivery_statements: what is sent, pure
+                                                  write_statement, report_statements: what is sent, pure
     StorageSweeper ──> SweepPass (what is due, in short transactions) ──> RetentionStore
                    ──> IndexRebuild
     StorageReader  ──> OutboxStore, SessionStore (for the actors), ThreadStore (for people: lists of threads, history)
+                   ──> NodeStore (who lives: the writer renews the node's lease)
 
 An effect's life:
 
@@ -22,6 +23,7 @@ Invariants (SCHEMA.md says which column holds what):
 - Sequence numbers are 1..n within a session, without a gap: a write reserves them by raising the session's counters,
   and only if they stand where the write expects them.
 - A write is committed whole or not at all, under the epoch of the session's owner or not at all.
+- A session has one owner; another node may claim it once it was let go, or its owner is taken to be dead (`node_store`).
 - The same write twice leaves one set of rows; the same request id twice leaves one event.
 - Only what is final is swept: turns that ended, effects that are delivered or given up. The counters of a session never
   go back, whatever of it is deleted.
