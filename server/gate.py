@@ -64,6 +64,9 @@ class Gate:
         origins: Whose web pages may come, besides those that this server's own address is the origin of.
         max_visits: Connections of all users together.
         max_visits_per_user: Of each one; None for as many.
+
+    Attributes:
+        max_visits: As given.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Gate:
     ) -> None:
         self._authenticator = authenticator
         self._origins = frozenset(origins)
-        self._max_visits = max_visits
+        self.max_visits = max_visits
         self._max_visits_per_user = max_visits_per_user
         self._visits: Counter[str] = Counter()
         self._count = 0
@@ -116,9 +119,9 @@ class Gate:
         Raises:
             AccessDenied: `overloaded` or `rate_limited`, if there are too many.
         """
-        if self._count >= self._max_visits:
+        if self._count >= self.max_visits:
             raise AccessDenied(
-                "overloaded", f"the server has {self._max_visits} connections, and takes no more; try again"
+                "overloaded", f"the server has {self.max_visits} connections, and takes no more; try again"
             )
         if self._max_visits_per_user is not None and self._visits[user_id] >= self._max_visits_per_user:
             words = f"{user_id} has {self._max_visits_per_user} connections, and may have no more; close one"

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from actors.agents.agents_file import load_agents
@@ -19,6 +18,7 @@ from server.config import ConfigError, Settings
 from server.event_loop import make_event_loop
 from server.garbage import collect_garbage_seldom
 from server.gate import Gate, make_gate
+from server.listener import SPARE_CONNECTIONS, ChatServer
 from server.logs import configure_logging
 from server.node import Node
 from server.open_files import allow_connections
@@ -38,9 +38,6 @@ WATCH_INTERVAL_S = 0.5
 
 CANCEL_TIMEOUT_S = 2.0
 """How long tasks that are left at the end, agents' mostly, may take to clean up."""
-
-MAX_HEADER_BYTES = 64 * 1024
-MAX_BODY_BYTES = 1024 * 1024
 
 
 def serve(settings: Settings, environ: Mapping[str, str]) -> None:
@@ -132,7 +129,7 @@ async def run_node(
         ) from error
     node.start()
     watch = asyncio.create_task(watch_database(node, revive)) if revive is not None else None
-    server = HTTPServer(make_app(node, gate), max_header_size=MAX_HEADER_BYTES, max_body_size=MAX_BODY_BYTES)
+    server = ChatServer(make_app(node, gate), max_connections=gate.max_visits + SPARE_CONNECTIONS)
     server.add_sockets(sockets)
     stop = listen_for_signals(node)
     host = f"[{settings.address}]" if ":" in settings.address else settings.address

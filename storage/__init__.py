@@ -23,7 +23,8 @@ Invariants (SCHEMA.md says which column holds what):
 - Sequence numbers are 1..n within a session, without a gap: a write reserves them by raising the session's counters,
   and only if they stand where the write expects them.
 - A write is committed whole or not at all, under the epoch of the session's owner or not at all.
-- A session has one owner; another node may claim it once it was let go, or its owner is taken to be dead (`node_store`).
+- A session has one owner; another node may claim it once it was let go, or its owner is taken to be dead
+  (`node_store`).
 - The same write twice leaves one set of rows; the same request id twice leaves one event.
 - Only what is final is swept: turns that ended, effects that are delivered or given up. The counters of a session never
   go back, whatever of it is deleted.
