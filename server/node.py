@@ -49,6 +49,7 @@ from server.connections import Connections
 from server.frames import FrameError, make_error
 from server.intake import IntakeMeter
 from server.thread_reads import ThreadReads
+from storage.connection_watch import ConnectionWatch
 from storage.node_store import NodeStore
 from storage.outbox_store import OutboxStore
 from storage.reader import StorageReader
@@ -147,7 +148,8 @@ class Node:
         self._intake = IntakeMeter()
         self._intake_bytes = settings.writer_queue_bytes
         self._system = LoopActorSystem(self._loop, slow_handler_ms=settings.slow_handler_ms)
-        self._reader = StorageReader(dsn, node_id=self.node_id)
+        self._watch = ConnectionWatch(dsn, application_name=f"callboard-watch {self.node_id}")
+        self._reader = StorageReader(dsn, node_id=self.node_id, watch=self._watch)
         self.threads = ThreadReads(self._reader)
         self._writer = StorageWriter(
             dsn,
@@ -155,6 +157,7 @@ class Node:
             report=self._report_outcomes,
             clock=lambda: datetime.now(UTC),
             queue_bytes=settings.writer_queue_bytes,
+            watch=self._watch,
         )
         self._sweeper = StorageSweeper(
             dsn, node_id=self.node_id, policy=read_policy(settings), clock=lambda: datetime.now(UTC)
@@ -181,6 +184,7 @@ class Node:
 
     def start(self) -> None:
         """Start writer and actors; events that a former server accepted begin to be processed."""
+        self._watch.start()
         self._writer.start()
         self._reader.submit(partial(self._reader.outbox.release_abandoned, now=datetime.now(UTC)))
         self._delivery = self._system.createActor(DeliveryActor)
@@ -333,6 +337,7 @@ class Node:
         await asyncio.to_thread(self._sweeper.close, timeout_s=SWEEPER_CLOSE_S)
         await asyncio.to_thread(self._writer.close, timeout_s=WRITER_CLOSE_S)
         await asyncio.to_thread(self._reader.close)
+        await asyncio.to_thread(self._watch.close)
         await self.agents.aclose()
 
     def _make_goaway(self) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from storage.connection_watch import ConnectionWatch
 from storage.database import connected, is_migrated, open_database
 from storage.event_store import EventStore
 from storage.node_store import NodeStore
@@ -25,9 +26,11 @@ class StorageReader:
     Args:
         dsn: Where the database is.
         node_id: Names its connections, for the operator.
+        watch: Ends connections on which an answer is lost; None for nobody.
     """
 
-    def __init__(self, dsn: str, *, node_id: str) -> None:
+    def __init__(self, dsn: str, *, node_id: str, watch: ConnectionWatch | None = None) -> None:
+        self._watch = watch
         database = open_database(dsn, application_name=f"callboard-reader {node_id}", max_connections=READER_THREADS)
         self.outbox = OutboxStore(database)
         self.sessions = SessionStore(database)
@@ -51,7 +54,10 @@ class StorageReader:
 
     def _run(self, read: Callable[[], T]) -> T:
         with connected(self._database):
-            return read()
+            if self._watch is None:
+                return read()
+            with self._watch.waiting(self._database.connection()):
+                return read()
 
     def close(self) -> None:
         """End the threads after the reads that run; those that wait are dropped."""

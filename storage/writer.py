@@ -12,6 +12,7 @@ halving the batch, and only the culprit is refused.
 | connection lost before COMMIT | reconnect with backoff, run the batch again |
 | connection lost during COMMIT | ask `pg_xact_status` until that is final; report, or pause and run the batch again |
 | the same, and the database does not know | run the batch again: what was committed is recognised (`SessionWrite`) |
+| an answer lost without a word | the connection is ended (`ConnectionWatch`), as if it had broken |
 | a deadlock, or a wait for a lock that is too long | run the batch again, on the same connection |
 | bad data in one write | the batch is halved until it is alone; `WriteRefused` |
 | a statement takes too long | the same, but a write that is alone is tried `MAX_TIMEOUTS` times |
@@ -28,6 +29,7 @@ from datetime import datetime
 from typing import Final
 
 from storage.batch_committer import BatchCommitter, Outcomes
+from storage.connection_watch import ConnectionWatch
 from storage.database import describe_error
 from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut, TransactionConflict
 from storage.records import Outcome, ReplyTo, Report, SessionClaim, SessionWrite, WriteRefused
@@ -62,6 +64,7 @@ class StorageWriter:
             of submission. It must not raise and not block.
         clock: Gives the aware time that rows are stamped with; all rows of a transaction get the same.
         queue_bytes: What may wait before `is_overloaded`; the queue itself has no limit.
+        watch: Ends its connection if an answer is lost; None for nobody.
     """
 
     def __init__(
@@ -72,10 +75,11 @@ class StorageWriter:
         report: Callable[[list[tuple[ReplyTo, Outcome]]], None],
         clock: Callable[[], datetime],
         queue_bytes: int = DEFAULT_QUEUE_BYTES,
+        watch: ConnectionWatch | None = None,
     ) -> None:
         self._report = report
         self._queue_bytes = queue_bytes
-        self._connection = WriterConnection(dsn, node_id=node_id)
+        self._connection = WriterConnection(dsn, node_id=node_id, watch=watch)
         self._committer = BatchCommitter(self._connection, node_id=node_id, clock=clock, find_out=self._find_out)
         self._queue = WriteQueue()
         self._timeouts: dict[str, int] = {}  # by session key

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 import peewee
 
+from storage.connection_watch import ConnectionWatch
 from storage.database import CONNECT_OPTIONS, describe_error, translate_error
 from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut, TransactionConflict
 from storage.node_store import OWNER_PREFIX, RENEW_INTERVAL_S, NodeStore
@@ -41,9 +42,11 @@ class WriterConnection:
     Args:
         dsn: Where the database is.
         node_id: Whose it is.
+        watch: Ends it if an answer is lost; None for nobody.
     """
 
-    def __init__(self, dsn: str, *, node_id: str) -> None:
+    def __init__(self, dsn: str, *, node_id: str, watch: ConnectionWatch | None = None) -> None:
+        self._watch = watch
         self._node_id = node_id
         self._application_name = application_name = OWNER_PREFIX + node_id
         self._renew_at_s = 0.0
@@ -69,9 +72,10 @@ class WriterConnection:
         if self.database.is_closed():
             try:
                 self.database.connect()
-                self.database.execute_sql(END_FORMER, (self._application_name,))
-                self.database.execute_sql(PREPARE)
-                self._renew()
+                with self._watched():
+                    self.database.execute_sql(END_FORMER, (self._application_name,))
+                    self.database.execute_sql(PREPARE)
+                    self._renew()
             except (peewee.PeeweeException, UnicodeDecodeError) as error:
                 self._throw_away()
                 raise DatabaseUnavailable(describe_error(error)) from error
@@ -88,10 +92,14 @@ class WriterConnection:
         self._renew_at_s = time.monotonic() + RENEW_INTERVAL_S  # also if it fails
         self.open()
         try:
-            self._renew()
+            with self._watched():
+                self._renew()
         except (peewee.PeeweeException, UnicodeDecodeError) as error:
             self._throw_away()
             raise DatabaseUnavailable(describe_error(error)) from error
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._watch is None else self._watch.waiting(self.database.connection())
 
     def _renew(self) -> None:
         self._renew_at_s = time.monotonic() + RENEW_INTERVAL_S
@@ -109,7 +117,7 @@ class WriterConnection:
         """
         self.open()
         transaction = WriterTransaction(self.database)
-        with self._translated():
+        with self._translated(), self._watched():
             try:
                 yield transaction
             finally:
@@ -127,7 +135,7 @@ class WriterConnection:
         """
         self.open()
         try:
-            with self._translated():
+            with self._translated(), self._watched():
                 status = self.database.execute_sql(COMMIT_STATUS, (transaction_id,)).fetchone()[0]
         except peewee.DatabaseError as error:
             raise LookupError(describe_error(error)) from error

@@ -18,6 +18,7 @@ import psycopg2.extras
 
 from actors.agents.protocol import TokenUsage
 from actors.effect_frames import make_cancelled, make_error, make_message, make_restarted, make_token
+from storage.connection_watch import ConnectionWatch
 from storage.database import migrate
 from storage.records import (
     CANCEL_PREFIX,
@@ -154,7 +155,13 @@ class RecordingWriter:
         on_report: Called with each report on the writer's thread, before it counts as reported.
     """
 
-    def __init__(self, dsn: str, node_id: str, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        node_id: str,
+        clock: Callable[[], datetime] | None = None,
+        watch: ConnectionWatch | None = None,
+    ) -> None:
         self.node_id = node_id
         self._dsn = dsn
         self.reports: list[list[tuple[int, Outcome]]] = []
@@ -163,7 +170,11 @@ class RecordingWriter:
         self._changed = threading.Condition()
         self._tickets = 0
         self.writer = StorageWriter(
-            dsn, node_id=node_id, report=self._take_report, clock=clock or (lambda: datetime.now(UTC))
+            dsn,
+            node_id=node_id,
+            report=self._take_report,
+            clock=clock or (lambda: datetime.now(UTC)),
+            watch=watch,
         )
 
     def start(self) -> "RecordingWriter":

@@ -23,6 +23,7 @@ class Cut(Enum):
     BEFORE = auto()  # the server never sees the COMMIT
     AFTER = auto()  # the server carries it out, its answer is lost
     UNNOTICED = auto()  # as BEFORE, and the server goes on waiting for its client, locks in hand
+    SILENT = auto()  # the server carries it out, its answer is lost, and nobody is told that anything is
     MEANWHILE = auto()  # the server has it; whether it is carried out by the time of the first question is chance
 
 
@@ -75,8 +76,10 @@ class CuttingProxy:
                     if not data or cut in (Cut.BEFORE, Cut.UNNOTICED):
                         return
                     key.data.sendall(data)
-                    if cut is Cut.AFTER:
+                    if cut in (Cut.AFTER, Cut.SILENT):
                         server.recv(CHUNK_BYTES)
+                    if cut is Cut.SILENT:
+                        self._kept += [client.dup(), server.dup()]
                     if cut is not None:
                         return
 
