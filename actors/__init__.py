@@ -54,7 +54,8 @@ What happens at each failure:
 | the database refuses a write's data | its requests are answered `internal`, the actor is made anew |
 | the database cannot be reached | writes wait in the writer, tokens in the turn; past 64 KiB the agent is paused, |
 | or stands still | and its deadline with it; new messages are `overloaded` until it answers again |
-| an answer of the database is lost without a word | within two seconds the connection is ended, and what is unknown found out |
+| an answer of the database is lost without | within two seconds the connection is ended, and what is unknown is |
+| a word | found out |
 | a sweep fails, or the database is gone | logged once; the next pass, a minute later, begins anew |
 | effects expire under a connection | it gets them all the same, in order; those that come later begin after them |
 | a connection is slow | it is taken off live pushing and reads from the outbox at its own pace |
