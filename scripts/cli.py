@@ -9,6 +9,7 @@ import click
 
 from actors.agents.agents_file import AgentsFileError
 from scripts.bench.command import bench
+from scripts.chaos.command import chaos
 from scripts.chat import chat
 from scripts.load_test import load_test
 from scripts.simulation.command import simulate
@@ -54,6 +55,7 @@ def serve(**options: str | None) -> None:
 main.add_command(chat)
 main.add_command(bench)
 main.add_command(load_test)
+main.add_command(chaos)
 main.add_command(simulate)
 main.add_command(token)
 

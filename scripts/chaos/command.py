@@ -1,0 +1,118 @@
+"""`callboard chaos`: real faults on real processes, and a verdict."""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from scripts.chaos.checker import QUERIES, Verdict, judge
+from scripts.chaos.faults import FAULTS
+from scripts.chaos.stage import ChaosFailed, Stage
+
+HEALING_S: Final = 60.0
+RECORDER_STOP_S: Final = 90.0
+SHOWN_VIOLATIONS: Final = 20
+LONG_S: Final = 600.0
+
+
+@click.command(short_help="Kill servers and databases under load, and check what came of it.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Says what is injected, and when.")
+@click.option("--duration", default=120.0, show_default=True, type=click.FloatRange(1), help="Seconds of faults.")
+@click.option("--long", is_flag=True, help="Ten minutes.")
+@click.option(
+    "--faults",
+    default=",".join(FAULTS),
+    show_default=True,
+    callback=lambda _context, _option, text: parse_faults(text),
+    help="Which, with commas.",
+)
+@click.option("--servers", default=1, show_default=True, type=click.IntRange(1, 4), help="Servers on one database.")
+@click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 100), help="Conversations at once.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to a file, too.")
+def chaos(
+    seed: int, duration: float, long: bool, faults: list[str], servers: int, threads: int, json_path: Path | None
+) -> None:
+    """Kill servers and databases while a client talks, and check what came of it.
+
+    Everything runs on loopback, on an embedded PostgreSQL that is thrown away. A client of its own process writes down
+    all that it says and sees. Once all has healed, its record and the tables are checked. Exit code 1 at a violation,
+    or if nothing is proved, since no fault or no answer came about.
+    """
+    injected: Counter[str] = Counter()
+    click.echo(f"Seed {seed}: {LONG_S if long else duration:g} s of {', '.join(faults)}")
+    with tempfile.TemporaryDirectory(prefix="callboard-chaos-") as folder:
+        try:
+            verdict = run(Path(folder), seed, LONG_S if long else duration, faults, injected, servers, threads)
+        except ChaosFailed as error:
+            raise click.ClickException(str(error)) from error
+    report(verdict, injected)
+    if json_path is not None:
+        result = {"seed": seed, "faults": injected, "counts": verdict.counts, "violations": verdict.violations}
+        json_path.write_text(json.dumps(result, indent=2))
+    raise SystemExit(int(bool(verdict.violations or verdict.missing)))
+
+
+def parse_faults(text: str) -> list[str]:
+    """Return the faults that an option names; refuse others."""
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        raise click.BadParameter(f"there is no {unknown[0]!r}; there are {', '.join(FAULTS)}")
+    return names
+
+
+def run(
+    folder: Path, seed: int, duration_s: float, faults: list[str], injected: Counter[str], servers: int, threads: int
+) -> Verdict:
+    """Play it, heal it, judge it."""
+    chance = random.Random(seed)  # noqa: S311 (no secret)
+    stage = Stage(folder, servers)
+    try:
+        record = folder / "record.jsonl"
+        url = f"ws://127.0.0.1:{stage.servers[0].port}"
+        arguments = [sys.executable, "-m", "scripts.chaos.recorder", url, str(seed), str(threads), str(record)]
+        with subprocess.Popen(arguments, start_new_session=True) as recorder:
+            try:
+                inject(stage, chance, duration_s, faults, injected)
+                recorder.terminate()
+                recorder.wait(RECORDER_STOP_S)
+            finally:
+                recorder.kill()
+        if not stage.wait_until_healed(HEALING_S):
+            click.echo("It did not come to rest.", err=True)
+        lines = [json.loads(line) for line in record.read_text().splitlines()]
+        tables: dict[str, list[tuple[Any, ...]]] = {name: stage.query(sql) for name, sql in QUERIES.items()}
+        return judge(lines, tables, injected)
+    finally:
+        stage.close()
+
+
+def inject(stage: Stage, chance: random.Random, duration_s: float, faults: list[str], injected: Counter[str]) -> None:
+    """Inject one fault after the other until the time is over."""
+    end_s = time.monotonic() + duration_s
+    while time.monotonic() < end_s:
+        time.sleep(chance.choice((0.1, 0.5, 1.5)))
+        name = chance.choice(faults)
+        FAULTS[name](stage, chance)
+        injected[name] += 1
+
+
+def report(verdict: Verdict, injected: Counter[str]) -> None:
+    """Print what was done, what was looked at, and what came of it."""
+    click.echo("Injected: " + ", ".join(f"{count} {name}" for name, count in sorted(injected.items())))
+    click.echo("Checked: " + ", ".join(f"{count:,} {name}" for name, count in sorted(verdict.counts.items())))
+    for violation in verdict.violations[:SHOWN_VIOLATIONS]:
+        click.echo(violation)
+    if verdict.violations:
+        click.echo(f"{len(verdict.violations)} violations.")
+    elif verdict.missing:
+        click.echo(f"Nothing is proved: no {', no '.join(verdict.missing)}.")
+    else:
+        click.echo("No violation.")

@@ -1,0 +1,139 @@
+"""The recording client, a process of its own: says things in several threads, and writes down what came of it.
+
+Each line of the record is a JSON object with `t`, monotonic seconds, and `kind`:
+
+| kind | fields | when |
+|---|---|---|
+| `invoke` | `thread`, `request`, `text` | before a message is sent for the first time |
+| `ok` | `thread`, `request`, `end`, `text`, `joined` | its end came; `joined` are its tokens since `restarted` |
+| `fail` | `thread`, `request`, `code` | it was refused for good: nothing may be stored |
+| `unknown` | `thread`, `request` | the run ended before that was known |
+| `frame` | `connection`, `thread`, `type`, `seq`, `from`, `digest` | a durable frame came, as the wire had it |
+| `accepted` | `thread`, `request`, `seq` | the server said so |
+| `connected`, `lost` | `connection` | |
+"""
+
+import asyncio
+import json
+import random
+import signal
+import sys
+import time
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from callboard import Callboard, CallboardError, RequestRefused
+
+AGENT: Final = "metronome"
+
+EFFECTS: Final = frozenset({"input", "token", "message", "restarted", "cancelled", "error"})
+"""The frames that are stored; an `error` without `seq` is not."""
+
+DRAIN_S: Final = 60.0
+"""How long what is open at the end may take."""
+
+
+class Recorder:
+    """Writes lines, each at once: what was written is there whatever happens next."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.connection = 0
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Write a line."""
+        self._file.write(json.dumps({"t": round(time.monotonic(), 6), "kind": kind, **fields}) + "\n")
+        self._file.flush()
+
+    def connected(self) -> None:
+        """A connection is there."""
+        self.connection += 1
+        self.write("connected", connection=self.connection)
+
+    def lost(self, _reason: str) -> None:
+        """It is not any more."""
+        self.write("lost", connection=self.connection)
+
+    def observe(self, text: str) -> None:
+        """A frame came."""
+        frame = json.loads(text)
+        if frame["type"] == "accepted":
+            self.write("accepted", thread=frame["threadId"], request=frame["requestId"], seq=frame["eventSeq"])
+        elif frame["type"] in EFFECTS and "seq" in frame:
+            shown = {name: frame.get(name) for name in ("requestId", "value", "message", "code", "attempt")}
+            self.write(
+                "frame",
+                connection=self.connection,
+                thread=frame["threadId"],
+                type=frame["type"],
+                seq=frame["seq"],
+                **{"from": frame.get("from", frame["seq"])},
+                digest=blake2b(json.dumps(shown).encode(), digest_size=8).hexdigest(),
+            )
+
+
+async def talk(board: Callboard, recorder: Recorder, thread: str, chance: random.Random, stop: asyncio.Event) -> None:
+    """Say one thing after the other until told to stop."""
+    number = 0
+    while not stop.is_set():
+        number += 1
+        request = f"{thread}-{number}"
+        text = json.dumps({"tokens": chance.randrange(1, 30), "interval_ms": chance.choice((0, 5, 20))})
+        recorder.write("invoke", thread=thread, request=request, text=text)
+        await ask(board, recorder, thread, request, text)
+
+
+async def ask(board: Callboard, recorder: Recorder, thread: str, request: str, text: str) -> None:
+    """Say one thing, again while it is refused for now, and write down its end."""
+    while True:
+        joined = ""
+        try:
+            async for frame in board.send(thread, text, request_id=request):
+                kind = type(frame).__name__.lower()
+                if kind == "token":
+                    joined += frame.value  # type: ignore[union-attr]
+                elif kind == "restarted":
+                    joined = ""
+                else:
+                    said = getattr(frame, "message", "")
+                    recorder.write("ok", thread=thread, request=request, end=kind, text=said, joined=joined)
+        except RequestRefused as error:
+            if error.retryable:
+                continue
+            recorder.write("fail", thread=thread, request=request, code=error.code)
+        return
+
+
+async def record(url: str, seed: int, threads: int, file: TextIO) -> None:
+    """Talk in `threads` threads until SIGTERM, then wait for what is open."""
+    recorder = Recorder(file)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    board = Callboard(
+        url,
+        agent_id=AGENT,
+        observe=recorder.observe,
+        on_connected=recorder.connected,
+        on_lost=recorder.lost,
+        patience_s=60.0,
+    )
+    async with board:
+        names = [f"c{seed}-{number}" for number in range(threads)]
+        tasks = {
+            name: asyncio.create_task(talk(board, recorder, name, random.Random(f"{seed}-{name}"), stop))  # noqa: S311
+            for name in names
+        }
+        await stop.wait()
+        _, pending = await asyncio.wait(tasks.values(), timeout=DRAIN_S)
+        for name, task in tasks.items():
+            if task in pending:
+                recorder.write("unknown", thread=name, request="")
+                task.cancel()
+            elif isinstance(task.exception(), CallboardError):
+                recorder.write("unknown", thread=name, request="")
+
+
+if __name__ == "__main__":
+    with Path(sys.argv[4]).open("w") as opened:
+        asyncio.run(record(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), opened))

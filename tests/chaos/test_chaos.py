@@ -1,0 +1,38 @@
+"""`callboard chaos` against real processes: a short mix always, two minutes with --slow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("callboard")
+
+
+def run_chaos(*options: str, timeout_s: float = 280) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([COMMAND, "chaos", *options], capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+def test_short_mix_of_faults_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    result = run_chaos("--seed", "1", "--duration", "12", "--faults", "kill,crash,disconnect", "--json", str(file))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[0] == "Seed 1: 12 s of kill, crash, disconnect"
+    assert result.stdout.splitlines()[-1] == "No violation."
+    found = json.loads(file.read_text())
+    assert found["violations"] == []
+    assert sum(found["faults"].values()) >= 2
+    assert found["counts"]["ok"] == found["counts"]["invoke"] > 0
+
+
+@pytest.mark.slow(reason="two minutes of faults")
+def test_two_minutes_of_all_faults_lose_and_double_nothing() -> None:
+    result = run_chaos("--seed", "2", "--duration", "120")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_unknown_fault_is_refused_with_those_that_there_are() -> None:
+    result = run_chaos("--faults", "kill,flood")
+    assert result.returncode == 2
+    assert "there is no 'flood'; there are kill, crash" in result.stderr
