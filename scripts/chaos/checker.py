@@ -150,8 +150,9 @@ def check_frames(record: Sequence[Line], tables: Tables) -> list[str]:
             found.append(f"I4: {seq} of {thread} came after {before} on one connection")
         if before is not None and line["from"] != before + 1:
             found.append(f"I4: {line['from']}..{seq} of {thread} came after {before}")
-        if line["from"] < seq and (thread, line["from"]) in types:
-            found.append(f"I4: {line['from']} of {thread} was passed over and is there")
+        # A device is not shown again what was said on it: the next frame stands for its `input`.
+        passed = [n for n in range(line["from"], seq) if types.get((thread, n), "input") != "input"]
+        found += [f"I4: {n} of {thread} was passed over and is there" for n in passed]
         cursors[place] = seq
     return found
 

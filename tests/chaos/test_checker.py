@@ -92,6 +92,11 @@ def swallow_an_effect(record: Record, tables: Tables) -> None:
 
 
 def cover_a_swallowed_effect(record: Record, tables: Tables) -> None:
+    record.remove(find_line(record, kind="frame", seq=4))
+    find_line(record, kind="frame", seq=5)["from"] = 4
+
+
+def pass_over_what_was_said(record: Record, tables: Tables) -> None:
     record.remove(find_line(record, kind="frame", seq=6))
     find_line(record, kind="frame", seq=7)["from"] = 6
 
@@ -190,6 +195,13 @@ def test_what_is_wrong_is_found(spoil: Callable[[Record, Tables], None], invaria
     spoil(record, tables)
     violations = judge(record, tables, {"kill": 1}).violations
     assert any(violation.startswith(f"{invariant}:") for violation in violations), violations
+
+
+def test_device_is_not_shown_what_was_said_on_it() -> None:
+    tables = make_tables()
+    record = make_record(tables)
+    pass_over_what_was_said(record, tables)
+    assert judge(record, tables, {"kill": 1}).violations == []
 
 
 @pytest.mark.parametrize(
