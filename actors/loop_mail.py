@@ -54,7 +54,7 @@ class MailQueue:
         slow_handler_s: float,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._clock = clock or time.perf_counter
+        self._clock = clock
         self._loop = loop
         self._registry = registry
         self._deliver_notice = deliver_notice
@@ -116,7 +116,12 @@ class MailQueue:
     def handle_slice(self) -> None:
         """Handle mail for about `SLICE_S`."""
         self.is_draining = True
-        queue, find, clock, slow_s = self._queue, self._registry.get, self._clock, self._slow_handler_s
+        queue, find, clock, slow_s = (
+            self._queue,
+            self._registry.get,
+            self._clock or time.perf_counter,
+            self._slow_handler_s,
+        )
         begun = clock()
         slice_end = begun + SLICE_S
         failure: BaseException | None = None

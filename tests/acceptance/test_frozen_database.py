@@ -16,13 +16,16 @@ MORE = "more " * 3_000
 
 @contextmanager
 def frozen_writer(server: ServerProcess) -> Iterator[None]:
-    """Hold the process that serves the storage writer."""
+    """Hold the process that serves the storage writer, and the one that would give it another."""
     ((pid,),) = server.database.query(WRITERS_BACKEND)
-    os.kill(pid, signal.SIGSTOP)
+    pids = (server.data.read_pid(), pid)
+    for each in pids:
+        os.kill(each, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(pid, signal.SIGCONT)
+        for each in pids:
+            os.kill(each, signal.SIGCONT)
 
 
 def test_frozen_database_refuses_new_messages_and_loses_none(servers: Servers) -> None:

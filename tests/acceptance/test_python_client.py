@@ -34,6 +34,8 @@ from tests.acceptance.v1_client import connect_v1
 from tests.tcp_proxy import run_proxy
 
 TIMEOUT_S = 60
+CLOSED_PORT = 1
+"""Where nobody listens: tcpmux, which nobody has."""
 _numbers = count(1)
 
 
@@ -263,9 +265,11 @@ def test_cancel_while_disconnected_arrives_later(server: ServerProcess, thread: 
             async with aclosing(phone.send(thread, make_schedule(1000, 10), request_id="r1")) as answer:  # type: ignore[type-var]
                 async for frame in answer:
                     if not frames:
+                        proxy.upstream_port = CLOSED_PORT  # or it might be back before it was seen to be gone
                         proxy.cut_all()
                         await eventually(lambda: not laptop.is_connected)
                         await laptop.cancel(thread, "r1")
+                        proxy.upstream_port = server.port
                     frames.append(frame)
             assert isinstance(frames[-1], Cancelled)
 
