@@ -107,10 +107,10 @@ class Agent(Protocol):
             AgentError: To fail with a message that the user may read.
             Exception: Anything else is a failure too; the user reads no more than that the agent failed.
 
-        A failed attempt is followed by another one, three times at most and after about 1, 2 and 4 seconds, each of
-        them a new call with a higher `turn.attempt`; what the user has seen of the failed one is taken back. The last
-        one's error ends the turn. An AgentError that is not retryable ends it at once; so do a missed deadline, and
-        anything that this protocol does not know.
+        A failed attempt is followed by another one, three times at most and after about 1, 2 and 4 seconds unless
+        `TURN_RETRIES` and `TURN_RETRY_PAUSE_S` say otherwise, each of them a new call with a higher `turn.attempt`;
+        what the user has seen of the failed one is taken back. The last one's error ends the turn. An AgentError that
+        is not retryable ends it at once; so do a missed deadline, and anything that this protocol does not know.
         """
         ...
 
