@@ -19,6 +19,9 @@ SELECT indexrelid::regclass::text, pg_relation_size(indexrelid) FROM pg_index
 WHERE indrelid = 'effects'::regclass AND indisvalid AND indisunique ORDER BY 1
 """
 UNFINISHED = "SELECT count(*) FROM pg_index WHERE indrelid = 'effects'::regclass AND NOT indisvalid"
+REBUILDING = """
+SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'REINDEX%%' AND datname = current_database()
+"""
 WAITING = """
 SELECT count(*) FROM pg_stat_activity
 WHERE query LIKE 'REINDEX%%' AND wait_event_type = 'Lock' AND datname = current_database()
@@ -94,6 +97,7 @@ def test_writes_go_on_and_a_stop_is_prompt_during_a_rebuild(
         assert reported.is_set()
         other("ROLLBACK")
     assert query(UNFINISHED)[0][0] > 0
+    wait_until(lambda: query(REBUILDING) == [(0,)])  # the server ends a closed connection in its own time
     with open_sweeps(dsn, later_s=0, compact_after_s=HOUR_S) as next_start:
         next_start.run_pass()
     assert query(UNFINISHED) == [(0,)]
