@@ -93,8 +93,9 @@ class Callboard:
         await asyncio.wait(
             (self._runner, waiting), timeout=self._patience_s or None, return_when=asyncio.FIRST_COMPLETED
         )
+        has_connected = waiting.done()  # and may have lost it again by now
         waiting.cancel()
-        if self._link.connected.is_set():
+        if has_connected and self._link.failure is None:
             return self
         failure = self._link.failure or self._link.make_unreachable()
         await self.aclose()

@@ -57,7 +57,12 @@ def judge(record: Sequence[Line], tables: Tables, faults: Mapping[str, int]) -> 
             *check_requests(record, tables),
         ]
     )
-    needed = {"faults": sum(faults.values()), "connections lost": counts["lost"], "answers": counts["ok"]}
+    needed = {
+        "faults": sum(faults.values()),
+        "unknown outcomes": counts["unknown"],
+        "connections lost": counts["lost"],
+        "answers": counts["ok"],
+    }
     verdict.missing.extend(name for name, count in needed.items() if not count)
     return verdict
 

@@ -7,19 +7,46 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from scripts.chaos.checker import QUERIES, Verdict, judge
-from scripts.chaos.faults import FAULTS
+from scripts.chaos.faults import FAULTS, NEEDS_CLOCKS, NEEDS_DISK, list_usual
 from scripts.chaos.stage import ChaosFailed, Stage
+from scripts.simulation.bugs import Bug
 
 HEALING_S: Final = 60.0
+RECORDER_START_S: Final = 30.0
 RECORDER_STOP_S: Final = 90.0
 SHOWN_VIOLATIONS: Final = 20
 LONG_S: Final = 600.0
+
+
+CALM_S: Final = (0.1, 0.5, 1.5)
+"""Between two faults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be played.
+
+    Attributes:
+        faults: Names in `FAULTS`.
+        servers: How many on one database.
+        threads: Conversations at once.
+        bug: What is wrong with the servers.
+    """
+
+    seed: int
+    duration_s: float
+    faults: Sequence[str]
+    servers: int
+    threads: int
+    bug: Bug | None
 
 
 @click.command(short_help="Kill servers and databases under load, and check what came of it.")
@@ -28,16 +55,22 @@ LONG_S: Final = 600.0
 @click.option("--long", is_flag=True, help="Ten minutes.")
 @click.option(
     "--faults",
-    default=",".join(FAULTS),
-    show_default=True,
-    callback=lambda _context, _option, text: parse_faults(text),
-    help="Which, with commas.",
+    callback=lambda _context, _option, text: text and parse_faults(text),
+    help=f"Which, with commas, of: {', '.join(FAULTS)}.  [default: all that the machine can do]",
 )
 @click.option("--servers", default=1, show_default=True, type=click.IntRange(1, 4), help="Servers on one database.")
 @click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 100), help="Conversations at once.")
+@click.option("--bug", type=click.Choice([bug.value for bug in Bug]), help="Plant a bug in the servers.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to a file, too.")
 def chaos(
-    seed: int, duration: float, long: bool, faults: list[str], servers: int, threads: int, json_path: Path | None
+    seed: int,
+    duration: float,
+    long: bool,
+    faults: list[str] | None,
+    servers: int,
+    threads: int,
+    bug: str | None,
+    json_path: Path | None,
 ) -> None:
     """Kill servers and databases while a client talks, and check what came of it.
 
@@ -45,11 +78,16 @@ def chaos(
     all that it says and sees. Once all has healed, its record and the tables are checked. Exit code 1 at a violation,
     or if nothing is proved, since no fault or no answer came about.
     """
+    if faults is None:
+        faults, lacking = list_usual()
+        for line in lacking:
+            click.echo(line, err=True)
+    plan = Plan(seed, LONG_S if long else duration, faults, servers, threads, Bug(bug) if bug else None)
     injected: Counter[str] = Counter()
-    click.echo(f"Seed {seed}: {LONG_S if long else duration:g} s of {', '.join(faults)}")
+    click.echo(f"Seed {seed}: {plan.duration_s:g} s of {', '.join(faults)}")
     with tempfile.TemporaryDirectory(prefix="callboard-chaos-") as folder:
         try:
-            verdict = run(Path(folder), seed, LONG_S if long else duration, faults, injected, servers, threads)
+            verdict = run(Path(folder), plan, injected)
         except ChaosFailed as error:
             raise click.ClickException(str(error)) from error
     report(verdict, injected)
@@ -68,19 +106,25 @@ def parse_faults(text: str) -> list[str]:
     return names
 
 
-def run(
-    folder: Path, seed: int, duration_s: float, faults: list[str], injected: Counter[str], servers: int, threads: int
-) -> Verdict:
+def run(folder: Path, plan: Plan, injected: Counter[str]) -> Verdict:
     """Play it, heal it, judge it."""
-    chance = random.Random(seed)  # noqa: S311 (no secret)
-    stage = Stage(folder, servers)
+    stage = Stage(
+        folder,
+        plan.servers,
+        bug=plan.bug,
+        has_small_disk=NEEDS_DISK in plan.faults,
+        has_own_clocks=NEEDS_CLOCKS in plan.faults,
+    )
     try:
         record = folder / "record.jsonl"
-        url = f"ws://127.0.0.1:{stage.servers[0].port}"
-        arguments = [sys.executable, "-m", "scripts.chaos.recorder", url, str(seed), str(threads), str(record)]
+        options = [str(plan.seed), str(plan.threads), str(record), *stage.urls]
+        arguments = [sys.executable, "-m", "scripts.chaos.recorder", *options]
         with subprocess.Popen(arguments, start_new_session=True) as recorder:
             try:
-                inject(stage, chance, duration_s, faults, injected)
+                wait_for_record(record, recorder)
+                inject(stage, plan, injected)
+                if recorder.poll() is not None:
+                    raise ChaosFailed(f"the recorder ended by itself, with exit code {recorder.returncode}")
                 recorder.terminate()
                 recorder.wait(RECORDER_STOP_S)
             finally:
@@ -94,14 +138,23 @@ def run(
         stage.close()
 
 
-def inject(stage: Stage, chance: random.Random, duration_s: float, faults: list[str], injected: Counter[str]) -> None:
+def wait_for_record(record: Path, recorder: "subprocess.Popen[bytes]") -> None:
+    """Wait until the recorder has got an answer: faults before that would only keep it away."""
+    deadline_s = time.monotonic() + RECORDER_START_S
+    while not record.exists() or '"kind": "ok"' not in record.read_text():
+        if recorder.poll() is not None or time.monotonic() > deadline_s:
+            raise ChaosFailed("the recorder got no answer, before any fault")
+        time.sleep(0.05)
+
+
+def inject(stage: Stage, plan: Plan, injected: Counter[str]) -> None:
     """Inject one fault after the other until the time is over."""
-    end_s = time.monotonic() + duration_s
+    chance = random.Random(plan.seed)  # noqa: S311 (no secret)
+    end_s = time.monotonic() + plan.duration_s
     while time.monotonic() < end_s:
-        time.sleep(chance.choice((0.1, 0.5, 1.5)))
-        name = chance.choice(faults)
-        FAULTS[name](stage, chance)
-        injected[name] += 1
+        time.sleep(chance.choice(CALM_S))
+        name = chance.choice(plan.faults)
+        injected[name] += FAULTS[name](stage, chance)
 
 
 def report(verdict: Verdict, injected: Counter[str]) -> None:

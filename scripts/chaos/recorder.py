@@ -1,5 +1,9 @@
 """The recording client, a process of its own: says things in several threads, and writes down what came of it.
 
+    python -m scripts.chaos.recorder SEED THREADS FILE URL...
+
+It has a connection to each server, and may ask the next thing in a thread of another one.
+
 Each line of the record is a JSON object with `t`, monotonic seconds, and `kind`:
 
 | kind | fields | when |
@@ -7,7 +11,7 @@ Each line of the record is a JSON object with `t`, monotonic seconds, and `kind`
 | `invoke` | `thread`, `request`, `text` | before a message is sent for the first time |
 | `ok` | `thread`, `request`, `end`, `text`, `joined` | its end came; `joined` are its tokens since `restarted` |
 | `fail` | `thread`, `request`, `code` | it was refused for good: nothing may be stored |
-| `unknown` | `thread`, `request` | the run ended before that was known |
+| `unknown` | `thread`, `request` | a connection was lost, or the run ended, before anything of it was known |
 | `frame` | `connection`, `thread`, `type`, `seq`, `from`, `digest` | a durable frame came, as the wire had it |
 | `accepted` | `thread`, `request`, `seq` | the server said so |
 | `connected`, `lost` | `connection` | |
@@ -15,10 +19,13 @@ Each line of the record is a JSON object with `t`, monotonic seconds, and `kind`
 
 import asyncio
 import json
+import logging
 import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -34,37 +41,68 @@ DRAIN_S: Final = 60.0
 """How long what is open at the end may take."""
 
 
+SWITCH_RATE: Final = 0.3
+"""How likely the next thing in a thread is said to another server."""
+
+
 class Recorder:
     """Writes lines, each at once: what was written is there whatever happens next."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self.connection = 0
+        self.connection_count = 0
 
     def write(self, kind: str, **fields: Any) -> None:
         """Write a line."""
         self._file.write(json.dumps({"t": round(time.monotonic(), 6), "kind": kind, **fields}) + "\n")
         self._file.flush()
 
+
+class Device:
+    """A client of one server.
+
+    Attributes:
+        open: What was said and not heard of since: request ids, with their threads.
+    """
+
+    def __init__(self, recorder: Recorder, url: str) -> None:
+        self._recorder = recorder
+        self._connection = 0
+        self.open: dict[str, str] = {}
+        self.board = Callboard(
+            url,
+            agent_id=AGENT,
+            observe=self.observe,
+            on_connected=self.connected,
+            on_lost=self.lost,
+            patience_s=60.0,
+        )
+
     def connected(self) -> None:
         """A connection is there."""
-        self.connection += 1
-        self.write("connected", connection=self.connection)
+        self._recorder.connection_count += 1
+        self._connection = self._recorder.connection_count
+        self._recorder.write("connected", connection=self._connection)
 
     def lost(self, _reason: str) -> None:
         """It is not any more."""
-        self.write("lost", connection=self.connection)
+        self._recorder.write("lost", connection=self._connection)
+        for request, thread in self.open.items():
+            self._recorder.write("unknown", thread=thread, request=request)
 
     def observe(self, text: str) -> None:
         """A frame came."""
         frame = json.loads(text)
+        self.open.pop(frame.get("requestId"), None)
         if frame["type"] == "accepted":
-            self.write("accepted", thread=frame["threadId"], request=frame["requestId"], seq=frame["eventSeq"])
+            self._recorder.write(
+                "accepted", thread=frame["threadId"], request=frame["requestId"], seq=frame["eventSeq"]
+            )
         elif frame["type"] in EFFECTS and "seq" in frame:
             shown = {name: frame.get(name) for name in ("requestId", "value", "message", "code", "attempt")}
-            self.write(
+            self._recorder.write(
                 "frame",
-                connection=self.connection,
+                connection=self._connection,
                 thread=frame["threadId"],
                 type=frame["type"],
                 seq=frame["seq"],
@@ -73,23 +111,29 @@ class Recorder:
             )
 
 
-async def talk(board: Callboard, recorder: Recorder, thread: str, chance: random.Random, stop: asyncio.Event) -> None:
+async def talk(
+    devices: Sequence[Device], recorder: Recorder, thread: str, chance: random.Random, stop: asyncio.Event
+) -> None:
     """Say one thing after the other until told to stop."""
     number = 0
+    device = chance.choice(devices)
     while not stop.is_set():
         number += 1
         request = f"{thread}-{number}"
         text = json.dumps({"tokens": chance.randrange(1, 30), "interval_ms": chance.choice((0, 5, 20))})
+        if chance.random() < SWITCH_RATE:
+            device = chance.choice(devices)
         recorder.write("invoke", thread=thread, request=request, text=text)
-        await ask(board, recorder, thread, request, text)
+        await ask(device, recorder, thread, request, text)
 
 
-async def ask(board: Callboard, recorder: Recorder, thread: str, request: str, text: str) -> None:
+async def ask(device: Device, recorder: Recorder, thread: str, request: str, text: str) -> None:
     """Say one thing, again while it is refused for now, and write down its end."""
     while True:
         joined = ""
+        device.open[request] = thread
         try:
-            async for frame in board.send(thread, text, request_id=request):
+            async for frame in device.board.send(thread, text, request_id=request):
                 kind = type(frame).__name__.lower()
                 if kind == "token":
                     joined += frame.value  # type: ignore[union-attr]
@@ -105,23 +149,18 @@ async def ask(board: Callboard, recorder: Recorder, thread: str, request: str, t
         return
 
 
-async def record(url: str, seed: int, threads: int, file: TextIO) -> None:
+async def record(urls: Sequence[str], seed: int, threads: int, file: TextIO) -> None:
     """Talk in `threads` threads until SIGTERM, then wait for what is open."""
     recorder = Recorder(file)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    board = Callboard(
-        url,
-        agent_id=AGENT,
-        observe=recorder.observe,
-        on_connected=recorder.connected,
-        on_lost=recorder.lost,
-        patience_s=60.0,
-    )
-    async with board:
+    devices = [Device(recorder, url) for url in urls]
+    async with AsyncExitStack() as stack:
+        for device in devices:
+            await stack.enter_async_context(device.board)
         names = [f"c{seed}-{number}" for number in range(threads)]
         tasks = {
-            name: asyncio.create_task(talk(board, recorder, name, random.Random(f"{seed}-{name}"), stop))  # noqa: S311
+            name: asyncio.create_task(talk(devices, recorder, name, random.Random(f"{seed}-{name}"), stop))  # noqa: S311
             for name in names
         }
         await stop.wait()
@@ -135,5 +174,6 @@ async def record(url: str, seed: int, threads: int, file: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    with Path(sys.argv[4]).open("w") as opened:
-        asyncio.run(record(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), opened))
+    logging.disable()  # what the client says of lost connections: the record has it
+    with Path(sys.argv[3]).open("w") as opened:
+        asyncio.run(record(sys.argv[4:], int(sys.argv[1]), int(sys.argv[2]), opened))

@@ -1,16 +1,24 @@
-"""What a run is played on: an embedded PostgreSQL and servers, as processes that can be killed and started again."""
+"""What a run is played on: an embedded PostgreSQL, servers as processes, and proxies between all of them.
+
+recorder ──> proxy ──> server ──┐
+recorder ──> proxy ──> server ──┴──> proxy ──> PostgreSQL, on a small disk if asked for
+"""
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from scripts.chaos.proxy import FaultProxy, open_database_proxy
+from scripts.simulation.bugs import Bug
 from storage.database import connected, open_database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseUnavailable
@@ -18,10 +26,14 @@ from storage.node_store import OWNER_PREFIX
 
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
+DISK_BYTES: Final = 512 * 1024 * 1024
+
+FAKETIME: Final = ("/usr/lib", "/usr/local/lib", "/opt/homebrew/lib")
+"""Where libfaketime may be."""
 
 
 class ChaosFailed(Exception):
-    """Raised when a run cannot go on; the text says why."""
+    """Raised when a run cannot go on, or not begin; the text says why."""
 
 
 class Server:
@@ -30,21 +42,35 @@ class Server:
     Args:
         dsn: Its database.
         folder: Where its log goes.
+        bug: What is wrong with it.
+        clock_library: libfaketime, to move its clock with; None for the machine's.
     """
 
-    def __init__(self, dsn: str, folder: Path) -> None:
+    def __init__(self, dsn: str, folder: Path, bug: Bug | None, clock_library: Path | None) -> None:
         self.port = find_free_port()
         self._dsn = dsn
         self._log = folder / f"server-{self.port}.log"
+        self._clock = folder / f"clock-{self.port}"
+        self._clock_library = clock_library
+        self._program = ["scripts.cli"] if bug is None else ["scripts.chaos.bugs", str(bug)]
         self._process: subprocess.Popen[str] | None = None
+        self.move_clock(0)
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
         options = ["--port", str(self.port), "--session-idle-s", "2", "--turn-retry-pause-s", "0.1"]
+        environment = {**os.environ, "DATABASE_URL": self._dsn}
+        if self._clock_library is not None:
+            environment |= {
+                "LD_PRELOAD": str(self._clock_library),
+                "FAKETIME_TIMESTAMP_FILE": str(self._clock),
+                "FAKETIME_NO_CACHE": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
         with self._log.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "scripts.cli", "serve", *options],
-                env={**os.environ, "DATABASE_URL": self._dsn},
+                [sys.executable, "-m", *self._program, "serve", *options],
+                env=environment,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -53,7 +79,12 @@ class Server:
         assert self._process.stdout is not None
         ready = select.select([self._process.stdout], [], [], START_TIMEOUT_S)[0]
         if not ready or "listening" not in self._process.stdout.readline():
-            raise ChaosFailed(f"a server did not start; its log is {self._log}")
+            end = "\n".join(self._log.read_text().splitlines()[-5:])
+            raise ChaosFailed(f"a server did not start; the end of its log:\n{end}")
+
+    def move_clock(self, seconds: int) -> None:
+        """Let its clock go before or after the machine's by so much."""
+        self._clock.write_text(f"{seconds:+d}s\n")
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -83,15 +114,50 @@ class Stage:
     Args:
         folder: Takes everything; it may be thrown away afterwards.
         server_count: How many servers.
+        bug: What is wrong with them.
+        has_small_disk: True to keep the database on a file system of `DISK_BYTES`, which can be filled.
+        has_own_clocks: True if the servers' clocks are to be moved.
+
+    Attributes:
+        database_proxy: Between the servers and the database.
+        client_proxies: Before each server.
+
+    Raises:
+        ChaosFailed: If the machine does not allow it; the text says what it lacks.
     """
 
-    def __init__(self, folder: Path, server_count: int) -> None:
-        self._data_dir = folder / "data"
-        self._postgres = EmbeddedPostgres.start(self._data_dir, report=lambda _: None)
-        self._database = open_database(self._postgres.dsn, application_name="callboard-chaos")
-        self.servers = [Server(self._postgres.dsn, folder) for _ in range(server_count)]
-        for server in self.servers:
-            server.start()
+    def __init__(
+        self,
+        folder: Path,
+        server_count: int,
+        *,
+        bug: Bug | None = None,
+        has_small_disk: bool = False,
+        has_own_clocks: bool = False,
+    ) -> None:
+        self._resources = ExitStack()
+        with ExitStack() as stack:
+            clock_library = find_clock_library() if has_own_clocks else None
+            self._disk = stack.enter_context(mount_disk(folder / "disk")) if has_small_disk else folder
+            self._data_dir = self._disk / "data"
+            self._postgres = EmbeddedPostgres.start(self._data_dir, report=lambda _: None)
+            stack.callback(self._postgres.stop)
+            self._database = open_database(self._postgres.dsn, application_name="callboard-chaos")
+            stack.callback(self._database.close_all)
+            self.database_proxy, dsn = stack.enter_context(open_database_proxy(self._postgres.dsn))
+            self.servers = [Server(dsn, folder, bug, clock_library) for _ in range(server_count)]
+            self.client_proxies = [FaultProxy(server.port) for server in self.servers]
+            for proxy in self.client_proxies:
+                stack.callback(proxy.close)
+            for server in self.servers:
+                stack.callback(server.stop)
+                server.start()
+            self._resources = stack.pop_all()
+
+    @property
+    def urls(self) -> list[str]:
+        """Where a client finds the servers."""
+        return [f"ws://127.0.0.1:{proxy.port}" for proxy in self.client_proxies]
 
     def query(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run a statement; returns its rows, none if the database cannot be reached."""
@@ -102,10 +168,16 @@ class Stage:
         except DatabaseUnavailable:
             return []
 
-    def crash_postgres(self) -> None:
-        """Kill the database's first process, upon which the others end; start it again, and wait for its recovery."""
-        pid = int((self._data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-        os.kill(pid, signal.SIGKILL)
+    def end_postgres(self, number: signal.Signals) -> None:
+        """Send the database's first process a signal that ends it; start it again, and wait for its recovery.
+
+        SIGKILL is a crash; SIGQUIT is what `pg_ctl stop -m immediate` sends.
+        """
+        os.kill(self._find_postmaster(), number)
+        self.restart_postgres()
+
+    def restart_postgres(self) -> None:
+        """Start the database, unless it runs, and wait until it accepts connections."""
         self._database.close_all()
         # A second handle of this process: starting is attaching if somebody else was faster.
         EmbeddedPostgres.start(self._data_dir, report=lambda _: None).stop()
@@ -114,6 +186,37 @@ class Stage:
         """Return the process ids of what serves the servers' writers."""
         rows = self.query("SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s", OWNER_PREFIX + "%")
         return [pid for (pid,) in rows]
+
+    @contextmanager
+    def standstill(self) -> Iterator[None]:
+        """Let all processes of the database stand still for the length of the block."""
+        postmaster = self._find_postmaster()
+        stopped: list[int] = []
+        try:
+            # The first process first: it would start others.
+            for pid in (postmaster, *find_children(postmaster)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.append(pid)
+            yield
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Let the database's disk be full for the length of the block; what ends over it is started again."""
+        ballast = self._disk / "ballast"
+        try:
+            with ballast.open("wb") as file, suppress(OSError):
+                while True:
+                    os.posix_fallocate(file.fileno(), file.tell(), 65536)
+                    file.seek(65536, os.SEEK_CUR)
+            yield
+        finally:
+            ballast.unlink()
+            self.restart_postgres()
 
     def wait_until_healed(self, timeout_s: float) -> bool:
         """Wait until nothing is left to process or to deliver; False if that takes too long."""
@@ -132,9 +235,10 @@ class Stage:
         """Stop everything."""
         for server in self.servers:
             server.send_signal(signal.SIGCONT)
-            server.stop()
-        self._database.close_all()
-        self._postgres.stop()
+        self._resources.close()
+
+    def _find_postmaster(self) -> int:
+        return int((self._data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[0])
 
 
 def find_free_port() -> int:
@@ -144,6 +248,39 @@ def find_free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def find_children(pid: int) -> list[int]:
+    """Return the processes that a process has started and that live."""
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        return [int(child) for file in tasks.glob("*/children") for child in file.read_text().split()]
+    except OSError:
+        return []
+
+
 def end_backends(stage: Stage, pids: Sequence[int]) -> None:
     """End connections from the server's side."""
     stage.query("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", list(pids))
+
+
+@contextmanager
+def mount_disk(folder: Path) -> Iterator[Path]:
+    """Mount a file system of `DISK_BYTES` in memory; needs root."""
+    folder.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "callboard-chaos", str(folder)]
+    done = subprocess.run([mount, *options], capture_output=True, text=True, check=False) if mount else None
+    if done is None or done.returncode:
+        reason = done.stderr.strip() if done else "there is no mount program"
+        raise ChaosFailed(f"cannot mount a small disk ({reason}): it takes root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+def find_clock_library() -> Path:
+    """Return libfaketime's file."""
+    for folder in FAKETIME:
+        for file in sorted(Path(folder).glob("**/faketime/libfaketime.so.1")):
+            return file
+    raise ChaosFailed("libfaketime is not installed")

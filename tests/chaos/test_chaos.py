@@ -26,6 +26,27 @@ def test_short_mix_of_faults_loses_and_doubles_nothing(tmp_path: Path) -> None:
     assert found["counts"]["ok"] == found["counts"]["invoke"] > 0
 
 
+@pytest.mark.slow(reason="some twenty seconds each")
+@pytest.mark.parametrize(
+    ("bug", "invariants", "options"),
+    [
+        ("acknowledge-before-commit", {"I1", "I4", "I10"}, "--faults kill --duration 25"),
+        ("no-fence", {"I4", "I9", "I10"}, "--faults lapse,cut --servers 2 --duration 20"),
+        ("blind-retry", {"I4", "I10"}, "--faults commit,cut --duration 15"),
+        ("swallow-effect", {"I4"}, "--faults cut --duration 5"),
+        ("deliver-twice", {"I4"}, "--faults cut --duration 5"),
+    ],
+)
+def test_planted_bug_in_a_running_server_is_caught(
+    bug: str, invariants: set[str], options: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "result.json"
+    result = run_chaos("--seed", "1", "--bug", bug, *options.split(), "--json", str(file))
+    assert result.returncode == 1, result.stdout + result.stderr
+    found = {violation.partition(":")[0] for violation in json.loads(file.read_text())["violations"]}
+    assert found & invariants, found
+
+
 @pytest.mark.slow(reason="two minutes of faults")
 def test_two_minutes_of_all_faults_lose_and_double_nothing() -> None:
     result = run_chaos("--seed", "2", "--duration", "120")

@@ -56,6 +56,7 @@ def make_record(tables: Tables) -> Record:
             }
         )
     record.append({"kind": "lost", "connection": 1})
+    record.append({"kind": "unknown", **about, "request": "r2"})
     record.append({"kind": "ok", **about, "request": "r1", "end": "message", "text": "a", "joined": "a"})
     record.append({"kind": "ok", **about, "request": "r2", "end": "cancelled", "text": "", "joined": ""})
     return record
@@ -206,7 +207,12 @@ def test_device_is_not_shown_what_was_said_on_it() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "faults", "missing"),
-    [("lost", {"kill": 1}, ["connections lost"]), ("ok", {"kill": 1}, ["answers"]), ("", {}, ["faults"])],
+    [
+        ("unknown", {"kill": 1}, ["unknown outcomes"]),
+        ("lost", {"kill": 1}, ["connections lost"]),
+        ("ok", {"kill": 1}, ["answers"]),
+        ("", {}, ["faults"]),
+    ],
 )
 def test_run_in_which_nothing_happened_proves_nothing(kind: str, faults: dict[str, int], missing: list[str]) -> None:
     tables = make_tables()

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from scripts.chaos.proxy import Cut, FaultProxy, open_database_proxy
 from storage.connection_watch import OVERDUE_S, ConnectionWatch
 from storage.reader import StorageReader
 from storage.records import WriteCommitted
 from tests.postgres import Conversation, Query, RecordingWriter, make_user_message, token, wait_until
-from tests.postgres_proxy import Cut, CuttingProxy, open_proxy
 
 KEY = "ann:eliza:t1"
 
@@ -23,13 +23,13 @@ def watch(dsn: str) -> Iterator[ConnectionWatch]:
 
 
 @pytest.fixture
-def proxy(dsn: str) -> Iterator[tuple[CuttingProxy, str]]:
-    with open_proxy(dsn) as (proxy, url):
+def proxy(dsn: str) -> Iterator[tuple[FaultProxy, str]]:
+    with open_database_proxy(dsn) as (proxy, url):
         yield proxy, url
 
 
 def test_commit_whose_answer_is_silently_lost_is_found_out(
-    proxy: tuple[CuttingProxy, str], watch: ConnectionWatch, query: Query
+    proxy: tuple[FaultProxy, str], watch: ConnectionWatch, query: Query
 ) -> None:
     cutter, url = proxy
     writer = RecordingWriter(url, "node1", watch=watch).start()

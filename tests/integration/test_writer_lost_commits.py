@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from scripts.chaos.proxy import Cut, FaultProxy, open_database_proxy
 from storage import writer as writer_module
 from storage.records import SessionClaim, SessionClaimed, TurnStart, WriteCommitted
 from tests.integration.conftest import OpenWriter
 from tests.postgres import Conversation, Query, RecordingWriter, make_user_message, message, token
-from tests.postgres_proxy import Cut, CuttingProxy, open_proxy
 
 CUTS = 300
 
@@ -19,19 +19,19 @@ NOTICED = [cut for cut in Cut if cut is not Cut.SILENT]
 
 
 @pytest.fixture
-def proxy(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[CuttingProxy, str]]:
+def proxy(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultProxy, str]]:
     monkeypatch.setattr(writer_module, "RECONNECT_FIRST_S", 0.001)
-    with open_proxy(dsn) as opened:
+    with open_database_proxy(dsn) as opened:
         yield opened
 
 
 @pytest.fixture
-def cut_writer(proxy: tuple[CuttingProxy, str], open_writer: OpenWriter) -> RecordingWriter:
+def cut_writer(proxy: tuple[FaultProxy, str], open_writer: OpenWriter) -> RecordingWriter:
     return open_writer(url=proxy[1]).start()
 
 
 def test_three_hundred_cuts_at_the_commit_lose_and_double_nothing(
-    query: Query, proxy: tuple[CuttingProxy, str], cut_writer: RecordingWriter
+    query: Query, proxy: tuple[FaultProxy, str], cut_writer: RecordingWriter
 ) -> None:
     rng = random.Random(7)
     talks = [Conversation(cut_writer, f"ann:eliza:t{number}") for number in range(3)]
@@ -64,7 +64,7 @@ def test_three_hundred_cuts_at_the_commit_lose_and_double_nothing(
 def test_each_kind_of_cut_is_found_out(
     cut: Cut,
     query: Query,
-    proxy: tuple[CuttingProxy, str],
+    proxy: tuple[FaultProxy, str],
     cut_writer: RecordingWriter,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -85,7 +85,7 @@ def test_each_kind_of_cut_is_found_out(
 
 @pytest.mark.parametrize("cut", NOTICED)
 def test_cut_claim_is_made_again(
-    cut: Cut, query: Query, proxy: tuple[CuttingProxy, str], cut_writer: RecordingWriter
+    cut: Cut, query: Query, proxy: tuple[FaultProxy, str], cut_writer: RecordingWriter
 ) -> None:
     proxy[0].cut_next(cut)
     outcome = cut_writer.ask(SessionClaim(session_key="ann:eliza:t1"))
