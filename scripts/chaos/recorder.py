@@ -37,7 +37,7 @@ AGENT: Final = "metronome"
 EFFECTS: Final = frozenset({"input", "token", "message", "restarted", "cancelled", "error"})
 """The frames that are stored; an `error` without `seq` is not."""
 
-DRAIN_S: Final = 60.0
+DRAIN_S: Final = 30.0
 """How long what is open at the end may take."""
 
 
