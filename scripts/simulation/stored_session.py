@@ -82,10 +82,10 @@ class StoredSession:
                 last_effect_seq=len(self.effects),
                 unprocessed=unprocessed,
                 attempts=attempts,
-                shown_event_seq=self.answers[-1].payload["eventSeq"] if self.answers else 0,
+                shown_event_seq=self.answers[-1].payload["eventSeq"] if self.answers and unprocessed else 0,
                 checkpoint=self.checkpoint,
                 earlier=self._find_counterparts(unprocessed),
-                shown_attempt=said[-1]["attempt"] if is_said else 0,
+                shown_attempt=said[-1]["attempt"] if is_said and unprocessed else 0,
             )
         )
 
