@@ -291,13 +291,15 @@ class StoreMachine(RuleBasedStateMachine):
         node = self.nodes[place]
         if node.is_connected:
             node.end()
-            del self.model.leases[node.node_id]
+            self.model.leases.pop(node.node_id, None)
         self._replace(place)
 
-    @rule(place=nodes)
-    def crash(self, place: int) -> None:
-        """A node is killed, and another one starts."""
+    @rule(place=nodes, is_long_ago=st.booleans())
+    def crash(self, place: int, is_long_ago: bool) -> None:
+        """A node is killed, and another one starts, at once or when the lease is over."""
         self._disconnect(self.nodes[place])
+        if is_long_ago:
+            self._let_run_out(place, "lingers_until")
         self._replace(place)
 
     @rule(place=nodes)
