@@ -41,6 +41,17 @@ class ProtocolViolation(Exception):
     """Raised when an agent yields what the protocol does not know."""
 
 
+class AgentBlocked(BaseException):
+    """Raised inside an agent that holds the event loop; no Exception, so that what it catches does not keep it going.
+
+    Args:
+        limit_s: How long it may.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"the agent held the event loop for over {limit_s:g} s")
+
+
 class TurnRunner:
     """One run of an agent.
 
@@ -83,6 +94,7 @@ class TurnRunner:
         turn = make_turn(self._deadline_s, self._cancelled)  # first: if it raises, nothing has begun
         self._deadline = loop.call_at(self._deadline_s, self._expire)
         self._task = loop.create_task(self._run(turn), name=f"turn-{run}")
+        slices.turns.add(self._task)
 
     def stop(self) -> None:
         """End the run: nothing more is posted, and the agent is cancelled at its next await."""
@@ -114,6 +126,9 @@ class TurnRunner:
         except asyncio.CancelledError:
             # By stop(), whose word this then is not, or by the agent's own doing.
             self._fail("agent_error", FAILED_TEXT, "the agent's task was cancelled")
+        except AgentBlocked as error:
+            log_agent_exception(error)
+            self._fail("agent_error", str(error), str(error), is_final=True)
         except ProtocolViolation as error:
             self._fail("agent_error", FAILED_TEXT, str(error), is_final=True)
         except BaseException as error:  # noqa: BLE001 (an agent may raise anything; SystemExit would end the server)

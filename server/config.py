@@ -106,6 +106,13 @@ class Settings:
     turn_timeout_s: float = setting(
         "--turn-timeout-s", "TURN_TIMEOUT_S", seconds(0.01, 86_400), "How long an agent may take.", default=120.0
     )
+    turn_block_s: float = setting(
+        "--turn-block-s",
+        "TURN_BLOCK_S",
+        seconds(0.1, 86_400),
+        "How long an agent may keep everybody else waiting, by computing or waiting without `await`.",
+        default=2.0,
+    )
     turn_retries: int = setting(
         "--turn-retries",
         "TURN_RETRIES",

@@ -20,6 +20,7 @@ from server.garbage import collect_garbage_seldom
 from server.gate import Gate, make_gate
 from server.listener import SPARE_CONNECTIONS, ChatServer
 from server.logs import configure_logging
+from server.loop_watch import LoopWatch
 from server.node import Node
 from server.open_files import allow_connections
 from storage.database import migrate
@@ -128,6 +129,8 @@ async def run_node(
             "stop what listens there, or choose another port (0 takes a free one)"
         ) from error
     node.start()
+    loop_watch = LoopWatch(asyncio.get_running_loop(), is_turn=node.is_turn, limit_s=settings.turn_block_s)
+    loop_watch.start()
     watch = asyncio.create_task(watch_database(node, revive)) if revive is not None else None
     server = ChatServer(make_app(node, gate), max_connections=gate.max_visits + SPARE_CONNECTIONS)
     server.add_sockets(sockets)
@@ -141,6 +144,7 @@ async def run_node(
     server.stop()
     await node.stop()
     await server.close_all_connections()
+    loop_watch.close()
 
 
 def listen_for_signals(node: Node) -> asyncio.Event:

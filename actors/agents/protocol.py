@@ -10,7 +10,7 @@ An agent is any object with one method, an asynchronous generator::
 
 Callboard makes each token durable and then shows it, keeps the checkpoint with the turn's outcome in one transaction,
 and hands it back in the session's next turn. The generator runs on the event loop as a task of its own: it must await
-what takes time, and do blocking work in a thread.
+what takes time, and do blocking work in a thread. One that holds the loop for `TURN_BLOCK_S` is interrupted.
 """
 
 import asyncio

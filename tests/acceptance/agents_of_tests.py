@@ -1,7 +1,9 @@
 """Agents that do what agents should not. Tests copy this file beside an agents file of theirs."""
 
 import asyncio
+import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -56,6 +58,16 @@ class MisbehavingAgent:
                 await asyncio.sleep(0.05)
             except asyncio.CancelledError:
                 yield Token(text="not with me")
+
+    async def sleep_without_await(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+        time.sleep(600)  # noqa: ASYNC251 (that is the fault)
+
+    async def compute_for_ever(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+        while True:
+            with contextlib.suppress(Exception):
+                len(turn.text)
 
     async def yield_for_ever(self, turn: Turn) -> AsyncIterator[Any]:
         while True:

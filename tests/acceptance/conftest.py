@@ -51,7 +51,7 @@ def impatient_server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path
     """A server whose turns end after half a second, whose sessions leave memory at once, and that polls always."""
     servers = Servers(tmp_path_factory.mktemp("impatient"))
     options = ["--turn-timeout-s", "0.5", "--session-idle-s", "0.05", "--shutdown-grace-s", "0.5"]
-    options += ["--turn-retries", "0"]
+    options += ["--turn-retries", "0", "--turn-block-s", "0.5"]
     environ = {"EFFECT_POLL_INTERVAL_MS": "10", "COALESCE_TOKENS": "0", "LOG_LEVEL": "DEBUG"}
     yield servers.start("--agents", str(agents_file), *options, data_dir=None, max_files=None, **environ)
     servers.stop_all()

@@ -16,7 +16,8 @@ ERROR_CODES = {
     "swallow_cancellation": "agent_timeout",
     "yield_for_ever": "agent_timeout",
 }
-SHOWS_TOKENS = {"raise_midway", "hang_midway", "keep_what_is_no_json", "keep_nul"}
+BLOCKS = {"sleep_without_await", "compute_for_ever"}
+SHOWS_TOKENS = {"raise_midway", "hang_midway", "keep_what_is_no_json", "keep_nul", *BLOCKS}
 IS_RETRYABLE = {"raise_agent_error"}
 
 
@@ -64,6 +65,20 @@ def test_hanging_agent_holds_up_no_other_session(server: ServerProcess, thread: 
         assert other.ask(make_schedule(20, interval_ms=5)).end["message"] == make_ticks(20)
         busy.cancel("r1")
         assert busy.receive() == {"type": "cancelled", "requestId": "r1"}
+
+
+@pytest.mark.parametrize("how", sorted(BLOCKS))
+def test_agent_that_blocks_the_loop_is_interrupted(impatient_server: ServerProcess, thread: str, how: str) -> None:
+    with (
+        connect(impatient_server, thread, agentId=how) as blocking,
+        connect(impatient_server, thread, agentId="metronome") as other,
+    ):
+        blocking.say(MISBEHAVE, requestId="r1")
+        assert blocking.receive()["type"] == "token"
+        assert other.ask(make_schedule(5, interval_ms=1)).end["message"] == make_ticks(5)
+        end = blocking.receive()
+        assert (end["type"], end["message"]) == ("error", "the agent held the event loop for over 0.5 s")
+    assert f"in {how}" in impatient_server.read_log(), "the operator can read where"
 
 
 def test_agent_that_resists_is_cancelled_for_its_user(server: ServerProcess, thread: str) -> None:
