@@ -5,8 +5,8 @@
                                                                                 something else does: let it be
 
 A signal interrupts what Python code waits for, sleep(3) as well as an endless loop (PEP 475). What a library does in C
-without giving way cannot be interrupted; it is logged, as is what holds the loop and is no agent. An agent's is only the
-task of a turn, with the coroutines that it awaits, and not the tasks that it starts.
+without giving way cannot be interrupted; it is logged, as is what holds the loop and is no agent. An agent is the task
+of a turn, with the coroutines that it awaits, and not the tasks that it starts.
 """
 
 import asyncio

@@ -6,6 +6,7 @@ A command offers choices (`scripts.bench.choices`), makes its catalogue, and han
 import click
 
 from scripts.bench.actors_command import actors
+from scripts.bench.culprit_command import culprits
 from scripts.bench.idle_command import idle
 from scripts.bench.outbox_command import outbox
 from scripts.bench.peers_command import peers
@@ -19,6 +20,7 @@ def bench() -> None:
 
 
 bench.add_command(actors)
+bench.add_command(culprits)
 bench.add_command(idle)
 bench.add_command(outbox)
 bench.add_command(peers)
