@@ -96,6 +96,20 @@ def test_default_agent_is_the_servers(server: ServerProcess, thread: str) -> Non
     run(scene())
 
 
+def test_first_connection_that_is_lost_at_once_is_made_again(server: ServerProcess, thread: str) -> None:
+    async def scene() -> None:
+        losses = iter([True])
+        board = Callboard(
+            make_url(server.port),
+            agent_id="metronome",
+            on_connected=lambda: board.reconnect() if next(losses, False) else None,
+        )
+        async with board:
+            check_answer(await collect(board, thread, make_schedule(3)), 3)
+
+    run(scene())
+
+
 def test_many_threads_share_one_connection(server: ServerProcess, thread: str) -> None:
     async def scene() -> None:
         async with Callboard(make_url(server.port), agent_id="metronome") as board:
