@@ -36,12 +36,14 @@ def probe_beside_culprit(load: StreamLoad, kind: Kind | None) -> Generator[Sampl
     from scripts.bench.stream_generator import LoadGenerator  # picows is no requirement of Callboard
 
     with run_server(Streamer.MERGED) as server, asyncio.Runner(loop_factory=make_event_loop) as runner:
-        generator = LoadGenerator()
-        runner.run(generator.connect(server.address, sessions=load.sessions))
-        runner.run(generator.generate(replace(load, turns=1, interval_ms=0, first_token_ms=0)))
         while True:
+            # Anew in each round: between two of them nobody answers the server's pings.
+            generator = LoadGenerator()
+            runner.run(generator.connect(server.address, sessions=load.sessions))
+            runner.run(generator.generate(replace(load, turns=1, interval_ms=0, first_token_ms=0)))
             with run_culprit(kind, server.address) if kind is not None else nullcontext():
                 first_s = runner.run(generator.generate(load)).first_token_s
+            generator.close()
             yield {
                 FIRST_P50_MS: 1000 * find_percentile(first_s, 50),
                 FIRST_P99_MS: 1000 * find_percentile(first_s, 99),

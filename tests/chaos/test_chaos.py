@@ -1,4 +1,4 @@
-"""`callboard chaos` against real processes: a short mix always, two minutes with --slow."""
+"""`callboard chaos` against real processes: two minutes of all faults, and what finds planted bugs with --slow."""
 
 import json
 import subprocess
@@ -14,15 +14,15 @@ def run_chaos(*options: str, timeout_s: float = 280) -> "subprocess.CompletedPro
     return subprocess.run([COMMAND, "chaos", *options], capture_output=True, text=True, check=False, timeout=timeout_s)
 
 
-def test_short_mix_of_faults_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_two_minutes_of_all_faults_lose_and_double_nothing(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    result = run_chaos("--seed", "1", "--duration", "12", "--faults", "kill,crash,disconnect", "--json", str(file))
+    result = run_chaos("--seed", "1", "--duration", "120", "--json", str(file))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.splitlines()[0] == "Seed 1: 12 s of kill, crash, disconnect"
+    assert result.stdout.startswith("Seed 1: 120 s of kill, crash, ")
     assert result.stdout.splitlines()[-1] == "No violation."
     found = json.loads(file.read_text())
     assert found["violations"] == []
-    assert sum(found["faults"].values()) >= 2
+    assert sum(found["faults"].values()) > 20
     assert found["counts"]["ok"] == found["counts"]["invoke"] > 0
 
 
@@ -47,9 +47,9 @@ def test_planted_bug_in_a_running_server_is_caught(
     assert found & invariants, found
 
 
-@pytest.mark.slow(reason="two minutes of faults")
-def test_two_minutes_of_all_faults_lose_and_double_nothing() -> None:
-    result = run_chaos("--seed", "2", "--duration", "120")
+@pytest.mark.slow(reason="half a minute")
+def test_two_servers_on_one_database_lose_and_double_nothing() -> None:
+    result = run_chaos("--seed", "2", "--duration", "30", "--servers", "2", "--faults", "kill,lapse,cut,commit")
     assert result.returncode == 0, result.stdout + result.stderr
 
 
