@@ -86,7 +86,7 @@ def test_request_id_used_before_is_refused(server: ServerProcess, thread: str) -
 def test_full_queue_answers_busy_and_stores_nothing(server: ServerProcess, thread: str) -> None:
     with connect(server, thread, agentId="metronome") as client:
         for number in range(20):
-            client.say(make_schedule(2, interval_ms=100), requestId=f"r{number}")
+            client.say(make_schedule(2, first_token_ms=10_000), requestId=f"r{number}")
         answers = [client.receive_answer() for _ in range(3)]
         busy = [answer.end for answer in answers if answer.end["type"] == "error"]
         for number in range(17):
