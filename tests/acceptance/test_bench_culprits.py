@@ -1,4 +1,4 @@
-"""`callboard bench culprits` through its own command, with small sizes; how long anything took is nobody's claim here."""
+"""`callboard bench culprits` through its own command, with small sizes; how long it took is nobody's claim."""
 
 import json
 import subprocess

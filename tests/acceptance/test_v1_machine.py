@@ -23,7 +23,7 @@ def traces(server: ServerProcess) -> list[WireChecker]:
     run_state_machine_as_test(
         lambda: V1Machine(server, made),  # type: ignore[arg-type]  # any factory will do
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

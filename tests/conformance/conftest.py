@@ -18,7 +18,7 @@ from thespian.actors import ActorSystem
 from actors.loop_base import LoopSystemBase
 from actors.loop_system import LoopActorSystem
 from tests.conformance import skips
-from tests.conformance.exclusions import EXCLUSIONS, NOT_HERE, NOT_ON_ONE_PROCESS, SLOW
+from tests.conformance.exclusions import EXCLUSIONS, NOT_HERE, NOT_ON_ONE_PROCESS, SLOW, SLOW_MODULES
 from tests.conformance.skips import NODE_ID, get_names
 
 SUITE_DIR = Path(thespian.test.__file__).parent
@@ -28,6 +28,9 @@ _module = ModuleType("thespian.system.loopSystemBase")
 _module.ActorSystemBase = LoopSystemBase  # type: ignore[attr-defined]
 sys.modules[_module.__name__] = _module
 
+IN_A_THREAD = "loopSystemBase-thread"
+"""The system whose loop runs in a thread: for --slow, as the other one is tested for the same."""
+
 SHARED_MEMORY_TESTS = {
     "test_sourceLoading.test05_verifyUnloadOfHashedSourceDoesNotKillActiveActors",
     "test_sourceLoading.test07_sourceAuthorityExceptions",
@@ -35,11 +38,11 @@ SHARED_MEMORY_TESTS = {
 """Tests that expect one thing of `simpleSystemBase`, for being one process, and another of all other bases."""
 
 
-@pytest.fixture(params=["loopSystemBase", "loopSystemBase-thread"])
+@pytest.fixture(params=["loopSystemBase", IN_A_THREAD])
 def asys(request: pytest.FixtureRequest) -> Iterator[ActorSystem]:
     """A system whose loop is run by the calls from outside, and one whose loop runs in a thread."""
     capabilities = {"Foo Allowed": True, "Cows Allowed": True, "Dogs Allowed": True, "dog": "food"}
-    if request.param == "loopSystemBase":
+    if request.param != IN_A_THREAD:
         system = ActorSystem("loopSystemBase", capabilities, logDefs=False, transientUnique=True)
         yield _describe(system, request)
         system.shutdown()
@@ -99,7 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             elif name in NOT_HERE:
                 # Not run: to see the five fail takes four minutes, all of it spent in their own timeouts.
                 item.add_marker(pytest.mark.xfail(reason=EXCLUSIONS[name], run=False))
-        if names & SLOW and not is_slow:
+        if not is_slow and (names & SLOW or item.path.stem in SLOW_MODULES or IN_A_THREAD in item.name):
             items.remove(item)
 
 

@@ -105,6 +105,9 @@ NOT_HERE: Final = {
 
 EXCLUSIONS: Final = NOT_ON_ONE_PROCESS | NOT_HERE
 
+SLOW_MODULES: Final = {"test_sourceLoading"}
+"""Those for --slow: actors from archives, which Callboard does not load."""
+
 SLOW: Final = {
     "test_troupe.testSmallHive_AdjStr",
     "test_troupe.testSmallHive_AdjMsg",
