@@ -10,7 +10,7 @@ from scripts.bench.target import at_most
 
 NOBODY: Final = "nobody"
 
-LOAD: Final = StreamLoad(sessions=20, turns=20, tokens=20, interval_ms=20)
+LOAD: Final = StreamLoad(sessions=20, turns=6, tokens=20, interval_ms=20)
 """The agent says its first token at once: what is measured is what Callboard takes."""
 
 QUICK: Final = StreamLoad(sessions=2, turns=1, tokens=3, interval_ms=5)
