@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
-from weakref import WeakSet
 
 ROUND_S: Final = 0.010
 """What all agents together take of one round of the loop. Shorter rounds cost throughput, as each has its own price;
@@ -19,12 +18,10 @@ class AgentSlices:
 
     Attributes:
         clock: What slices are measured with, in seconds.
-        turns: The tasks that run agents.
     """
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.clock = clock or time.perf_counter
-        self.turns: WeakSet[asyncio.Task[None]] = WeakSet()
         self._agents_now = 0
         self._agents_before = 1
 

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from typing import Any, Final
 
 import msgspec
@@ -85,6 +86,8 @@ class TurnRunner:
         self._slice_end_s = 0.0
         self._in_slice = False
         self._has_spoken = False  # in this slice
+        self._is_with_agent = False  # what runs in the turn's task, or in one that the agent started, is the agent's
+        self._blocked: AgentBlocked | None = None
         self._gathered: list[str] = []
         self._gathered_chars = 0
         self._cancelled = asyncio.Event()
@@ -94,7 +97,12 @@ class TurnRunner:
         turn = make_turn(self._deadline_s, self._cancelled)  # first: if it raises, nothing has begun
         self._deadline = loop.call_at(self._deadline_s, self._expire)
         self._task = loop.create_task(self._run(turn), name=f"turn-{run}")
-        slices.turns.add(self._task)
+
+    def interrupt(self, limit_s: float) -> None:
+        """Raise AgentBlocked in the agent, which is what runs now; nothing happens while it is not."""
+        if self._is_with_agent:
+            self._blocked = AgentBlocked(limit_s)
+            raise self._blocked
 
     def stop(self) -> None:
         """End the run: nothing more is posted, and the agent is cancelled at its next await."""
@@ -112,55 +120,76 @@ class TurnRunner:
             self._released.set()
 
     def _expire(self) -> None:
-        text = f"the agent took longer than {self._timeout_s:g} s"
-        self._fail("agent_timeout", text, "deadline passed", is_final=True)
+        if self._blocked is not None:  # it has had no time to say so
+            self._fail("agent_error", str(self._blocked), str(self._blocked), is_final=True)
+        else:
+            text = f"the agent took longer than {self._timeout_s:g} s"
+            self._fail("agent_timeout", text, "deadline passed", is_final=True)
         self.stop()
 
     async def _run(self, turn: Turn) -> None:
         """Consume the agent's stream, say how it ended, and then let the agent clean up."""
         stream: AsyncIterator[object] | None = None
+        _running.set(self)
         try:
-            stream = open_stream(self._agent, turn)
+            self._is_with_agent = True
+            try:
+                stream = open_stream(self._agent, turn)
+            finally:
+                self._is_with_agent = False
             final = await self._consume(stream)
             self._conclude(final)
         except asyncio.CancelledError:
             # By stop(), whose word this then is not, or by the agent's own doing.
             self._fail("agent_error", FAILED_TEXT, "the agent's task was cancelled")
-        except AgentBlocked as error:
-            log_agent_exception(error)
-            self._fail("agent_error", str(error), str(error), is_final=True)
         except ProtocolViolation as error:
             self._fail("agent_error", FAILED_TEXT, str(error), is_final=True)
         except BaseException as error:  # noqa: BLE001 (an agent may raise anything; SystemExit would end the server)
-            said = describe_agent_error(error)
-            if said is None:
+            if self._blocked is not None:  # which may have come back inside another error, or a group
                 log_agent_exception(error)
-            is_retryable = isinstance(error, AgentError) and getattr(error, "retryable", True) is not False
-            is_final = isinstance(error, AgentError) and not is_retryable
-            detail = f"raised {type(error).__name__}" + (f": {said}" if said else "")
-            self._fail("agent_error", said or FAILED_TEXT, detail, retryable=is_retryable, is_final=is_final)
+                self._fail("agent_error", str(self._blocked), str(self._blocked), is_final=True)
+            else:
+                self._fail_by(error)
         if stream is not None:
+            self._is_with_agent = True
             await close_stream(stream)
+            self._is_with_agent = False
+
+    def _fail_by(self, error: BaseException) -> None:
+        """Say what an agent's error says of itself."""
+        said = describe_agent_error(error)
+        if said is None:
+            log_agent_exception(error)
+        is_retryable = isinstance(error, AgentError) and getattr(error, "retryable", True) is not False
+        is_final = isinstance(error, AgentError) and not is_retryable
+        detail = f"raised {type(error).__name__}" + (f": {said}" if said else "")
+        self._fail("agent_error", said or FAILED_TEXT, detail, retryable=is_retryable, is_final=is_final)
 
     async def _consume(self, stream: AsyncIterator[object]) -> AgentFinished:
         """Post tokens until the agent is through; returns what its Final says, or nothing if it gives none."""
-        async for item in stream:
-            if not self._in_slice:
-                self._begin_slice()
-            if isinstance(item, protocol.Final):
-                checkpoint = check_final(item)
-                return AgentFinished(run=self._run_number, checkpoint=checkpoint, usage=item.usage)
-            if not isinstance(item, Token):
-                raise ProtocolViolation(f"the agent yielded {type(item).__name__}, not Token or Final")
-            check_text(item.text)
-            if item.text:
-                self._say(item.text)
-            if not self._released.is_set():
-                await self._pause()
-            if self._cancelled.is_set():  # by stop(), and the agent goes on all the same
-                raise asyncio.CancelledError
-            if self._gathered_chars >= GATHERED_CHARS or self._slices.clock() >= self._slice_end_s:
-                await asyncio.sleep(0)
+        self._is_with_agent = True
+        try:
+            async for item in stream:
+                self._is_with_agent = False
+                if not self._in_slice:
+                    self._begin_slice()
+                if isinstance(item, protocol.Final):
+                    checkpoint = check_final(item)
+                    return AgentFinished(run=self._run_number, checkpoint=checkpoint, usage=item.usage)
+                if not isinstance(item, Token):
+                    raise ProtocolViolation(f"the agent yielded {type(item).__name__}, not Token or Final")
+                check_text(item.text)
+                if item.text:
+                    self._say(item.text)
+                if not self._released.is_set():
+                    await self._pause()
+                if self._cancelled.is_set():  # by stop(), and the agent goes on all the same
+                    raise asyncio.CancelledError
+                if self._gathered_chars >= GATHERED_CHARS or self._slices.clock() >= self._slice_end_s:
+                    await asyncio.sleep(0)
+                self._is_with_agent = True
+        finally:
+            self._is_with_agent = False
         return AgentFinished(run=self._run_number, checkpoint=None, usage=None)
 
     async def _pause(self) -> None:
@@ -222,6 +251,21 @@ class TurnRunner:
         self._post_gathered()
         self._post(message)
         self._post = _discard
+
+
+_running: ContextVar[TurnRunner | None] = ContextVar("running_turn", default=None)
+"""The turn in whose task, or in a task of whose agent, something runs."""
+
+
+def interrupt_agent(limit_s: float) -> None:
+    """Raise AgentBlocked if what the calling thread is at is an agent's code; in a signal's handler it is that.
+
+    Args:
+        limit_s: How long the agent may hold the event loop, for the error's text.
+    """
+    runner = _running.get()
+    if runner is not None:
+        runner.interrupt(limit_s)
 
 
 def _discard(message: object) -> None:

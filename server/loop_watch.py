@@ -1,12 +1,11 @@
-"""Ends an agent's turn that holds the event loop: everybody else waits for it, and nothing else can end it.
+"""Interrupts an agent that holds the event loop: everybody else waits for it, and nothing else can end it.
 
     loop ──answers──> watch (a thread) ──no answer for `limit_s`──> signal ──> handler, on the loop's thread:
-                                                                                an agent's turn runs: raise AgentBlocked
+                                                                                an agent's code runs: raise AgentBlocked
                                                                                 something else does: let it be
 
-A signal interrupts what Python code waits for, sleep(3) as well as an endless loop (PEP 475). What a library does in C
-without giving way cannot be interrupted; it is logged, as is what holds the loop and is no agent. An agent is the task
-of a turn, with the coroutines that it awaits, and not the tasks that it starts.
+A signal interrupts what Python code waits for, sleep(3) as well as an endless loop (PEP 475). Code in C that does not
+let go of the interpreter cannot be interrupted, and keeps the watch from looking: it is logged when it is over.
 """
 
 import asyncio
@@ -14,10 +13,9 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
-
-from actors.turn_runner import AgentBlocked
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +31,16 @@ class LoopWatch:
 
     Args:
         loop: Which.
-        is_turn: Tells whether a task of the loop is an agent's turn; called on the loop's thread.
-        limit_s: How long the loop may be held.
+        interrupt: Called with `limit_s`, on the loop's thread, in what holds the loop; raises if that is to end.
+        limit_s: How long the loop may be held. It is interrupted at one and a half times that at the latest.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, is_turn: "Callable[[asyncio.Task[Any]], bool]", limit_s: float
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, interrupt: Callable[[float], None], limit_s: float) -> None:
         self._loop = loop
-        self._is_turn = is_turn
+        self._interrupt_agent = interrupt
         self._limit_s = limit_s
         self._answers = 0
+        self._asked_at_s = self._answered_at_s = 0.0
         self._seen = -1  # of `_answers`, when it last asked
         self._overdue: asyncio.Task[Any] | None = None  # what has held the loop since
         self._closing = threading.Event()
@@ -65,7 +62,8 @@ class LoopWatch:
         looks = 0  # in a row, at which nothing had been answered and the same task was running
         while not self._closing.wait(self._limit_s / LOOKS):
             if self._answers != self._seen:
-                self._seen, self._overdue, looks = self._answers, None, 0
+                self._note_late_answer()
+                self._seen, self._overdue, suspect, looks = self._answers, None, None, 0
                 self._ask()
                 continue
             running = asyncio.current_task(self._loop)
@@ -75,32 +73,36 @@ class LoopWatch:
                 looks, self._overdue = 1, suspect
                 self._interrupt_main_thread()
 
+    def _note_late_answer(self) -> None:
+        took_s = self._answered_at_s - self._asked_at_s
+        if took_s > self._limit_s:
+            log.warning("The event loop did not answer for %.1f s", took_s, extra={"action": "loop_answered_late"})
+
     def _ask(self) -> None:
+        self._asked_at_s = time.monotonic()
         try:
             self._loop.call_soon_threadsafe(self._answer)
         except RuntimeError:  # the loop is closed
             self._closing.set()
 
     def _answer(self) -> None:
+        self._answered_at_s = time.monotonic()
         self._answers += 1
 
     def _interrupt_main_thread(self) -> None:
         thread_id = threading.main_thread().ident
         assert thread_id is not None
-        log.warning(
-            "The event loop has been held for %g s at %s",
-            self._limit_s,
-            find_place(thread_id),
-            extra={"action": "loop_held"},
-        )
+        place = find_place(thread_id)
         signal.pthread_kill(thread_id, SIGNAL)
+        # Last: what holds the loop may hold a lock of the log's, too.
+        log.warning("The event loop has been held for %g s at %s", self._limit_s, place, extra={"action": "loop_held"})
 
     def _interrupt(self, number: int, frame: object) -> None:  # noqa: ARG002 (the signature of handlers)
-        """Raise in what the main thread is at, if that is an agent's turn which has held the loop all the time."""
+        """Interrupt what the main thread is at, if that is a task which has held the loop all the time."""
         task = asyncio.current_task(self._loop)
-        if task is not None and task is self._overdue and self._answers == self._seen and self._is_turn(task):
+        if task is not None and task is self._overdue and self._answers == self._seen:
             self._overdue = None
-            raise AgentBlocked(self._limit_s)
+            self._interrupt_agent(self._limit_s)
 
 
 def find_place(thread_id: int) -> str:

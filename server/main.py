@@ -13,6 +13,7 @@ from tornado.netutil import bind_sockets
 
 from actors.agents.agents_file import load_agents
 from actors.agents.registry import AgentRegistry
+from actors.turn_runner import interrupt_agent
 from server.app import make_app
 from server.config import ConfigError, Settings
 from server.event_loop import make_event_loop
@@ -129,7 +130,7 @@ async def run_node(
             "stop what listens there, or choose another port (0 takes a free one)"
         ) from error
     node.start()
-    loop_watch = LoopWatch(asyncio.get_running_loop(), is_turn=node.is_turn, limit_s=settings.turn_block_s)
+    loop_watch = LoopWatch(asyncio.get_running_loop(), interrupt=interrupt_agent, limit_s=settings.turn_block_s)
     loop_watch.start()
     watch = asyncio.create_task(watch_database(node, revive)) if revive is not None else None
     server = ChatServer(make_app(node, gate), max_connections=gate.max_visits + SPARE_CONNECTIONS)

@@ -182,10 +182,6 @@ class Node:
             tell=self._system.tell,
         )
 
-    def is_turn(self, task: "asyncio.Task[Any]") -> bool:
-        """Tell whether a task is an agent's turn."""
-        return task in self._services.agent_slices.turns
-
     def start(self) -> None:
         """Start writer and actors; events that a former server accepted begin to be processed."""
         self._watch.start()

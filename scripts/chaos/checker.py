@@ -59,6 +59,7 @@ def judge(record: Sequence[Line], tables: Tables, faults: Mapping[str, int]) -> 
     )
     needed = {
         "faults": sum(faults.values()),
+        **{f"{name} that struck": count for name, count in faults.items()},
         "unknown outcomes": counts["unknown"],
         "connections lost": counts["lost"],
         "answers": counts["ok"],

@@ -18,6 +18,7 @@ from scripts.chaos.checker import QUERIES, Verdict, judge
 from scripts.chaos.faults import FAULTS, NEEDS_CLOCKS, NEEDS_DISK, list_usual
 from scripts.chaos.stage import ChaosFailed, Stage
 from scripts.simulation.bugs import Bug
+from storage.errors import EmbeddedPostgresError
 
 HEALING_S: Final = 60.0
 RECORDER_START_S: Final = 30.0
@@ -55,7 +56,7 @@ class Plan:
 @click.option("--long", is_flag=True, help="Ten minutes.")
 @click.option(
     "--faults",
-    callback=lambda _context, _option, text: text and parse_faults(text),
+    callback=lambda _context, _option, text: None if text is None else parse_faults(text),
     help=f"Which, with commas, of: {', '.join(FAULTS)}.  [default: all that the machine can do]",
 )
 @click.option("--servers", default=1, show_default=True, type=click.IntRange(1, 4), help="Servers on one database.")
@@ -88,11 +89,12 @@ def chaos(
     with tempfile.TemporaryDirectory(prefix="callboard-chaos-") as folder:
         try:
             verdict = run(Path(folder), plan, injected)
-        except ChaosFailed as error:
+        except (ChaosFailed, EmbeddedPostgresError) as error:
             raise click.ClickException(str(error)) from error
     report(verdict, injected)
     if json_path is not None:
-        result = {"seed": seed, "faults": injected, "counts": verdict.counts, "violations": verdict.violations}
+        result = {"seed": seed, "faults": injected, "counts": verdict.counts}
+        result |= {"violations": verdict.violations, "missing": verdict.missing}
         json_path.write_text(json.dumps(result, indent=2))
     raise SystemExit(int(bool(verdict.violations or verdict.missing)))
 
@@ -126,7 +128,10 @@ def run(folder: Path, plan: Plan, injected: Counter[str]) -> Verdict:
                 if recorder.poll() is not None:
                     raise ChaosFailed(f"the recorder ended by itself, with exit code {recorder.returncode}")
                 recorder.terminate()
-                recorder.wait(RECORDER_STOP_S)
+                if recorder.wait(RECORDER_STOP_S):
+                    raise ChaosFailed(f"the recorder failed at its end, with exit code {recorder.returncode}")
+            except subprocess.TimeoutExpired:
+                raise ChaosFailed(f"the recorder did not end within {RECORDER_STOP_S:g} s") from None
             finally:
                 recorder.kill()
         if not stage.wait_until_healed(HEALING_S):

@@ -93,10 +93,11 @@ def commit(stage: Stage, chance: random.Random) -> int:
     """Cut connections to the database at a COMMIT, a few in a row."""
     proxy = stage.database_proxy
     before = len(proxy.cuts)
-    for number in range(CUTS_AT_ONCE):
+    for _ in range(CUTS_AT_ONCE):
+        count = len(proxy.cuts)
         proxy.cut_next(chance.choice(list(Cut)))
         deadline_s = time.monotonic() + CUT_TIMEOUT_S
-        while len(proxy.cuts) == before + number and time.monotonic() < deadline_s:
+        while len(proxy.cuts) == count and time.monotonic() < deadline_s:
             time.sleep(0.005)
     proxy.forget_cut()
     return len(proxy.cuts) - before

@@ -67,6 +67,7 @@ class FaultProxy:
         self._next: tuple[Cut, bytes] | None = None
         self._links: set[Link] = set()
         self._loop = asyncio.new_event_loop()
+        self._is_closing = False
         self._way = asyncio.Event()  # clear while nothing gets through
         self._way.set()
         self._lock = threading.Lock()  # of what is to be cut next
@@ -147,6 +148,8 @@ class FaultProxy:
             reset(client)
             return
         link = Link(self, client, server)
+        if self._is_closing:
+            link.reset()
         self._links.add(link)
         try:
             await link.run()
@@ -160,6 +163,7 @@ class FaultProxy:
 
     async def _close(self) -> None:
         self._listener.close()
+        self._is_closing = True
         self._way.set()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for link in list(self._links):

@@ -30,7 +30,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from callboard import Callboard, CallboardError, RequestRefused
+from callboard import Callboard, RequestRefused
 
 AGENT: Final = "metronome"
 
@@ -89,6 +89,7 @@ class Device:
         self._recorder.write("lost", connection=self._connection)
         for request, thread in self.open.items():
             self._recorder.write("unknown", thread=thread, request=request)
+        self.open.clear()  # once for each request
 
     def observe(self, text: str) -> None:
         """A frame came."""
@@ -169,8 +170,8 @@ async def record(urls: Sequence[str], seed: int, threads: int, file: TextIO) -> 
             if task in pending:
                 recorder.write("unknown", thread=name, request="")
                 task.cancel()
-            elif isinstance(task.exception(), CallboardError):
-                recorder.write("unknown", thread=name, request="")
+            else:
+                task.result()  # raises what ended it
 
 
 if __name__ == "__main__":

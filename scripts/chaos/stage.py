@@ -28,6 +28,8 @@ START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
 DISK_BYTES: Final = 512 * 1024 * 1024
 
+PAGE_BYTES: Final = 4096
+
 FAKETIME: Final = ("/usr/lib", "/usr/local/lib", "/opt/homebrew/lib")
 """Where libfaketime may be."""
 
@@ -193,8 +195,10 @@ class Stage:
         postmaster = self._find_postmaster()
         stopped: list[int] = []
         try:
-            # The first process first: it would start others.
-            for pid in (postmaster, *find_children(postmaster)):
+            # The first process first, and then those that there are: it would start others.
+            os.kill(postmaster, signal.SIGSTOP)
+            stopped.append(postmaster)
+            for pid in find_children(postmaster):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
                     stopped.append(pid)
@@ -211,8 +215,8 @@ class Stage:
         try:
             with ballast.open("wb") as file, suppress(OSError):
                 while True:
-                    os.posix_fallocate(file.fileno(), file.tell(), 65536)
-                    file.seek(65536, os.SEEK_CUR)
+                    os.posix_fallocate(file.fileno(), file.tell(), PAGE_BYTES)
+                    file.seek(PAGE_BYTES, os.SEEK_CUR)
             yield
         finally:
             ballast.unlink()

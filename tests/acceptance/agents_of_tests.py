@@ -63,6 +63,19 @@ class MisbehavingAgent:
         yield Token(text="so far")
         time.sleep(600)  # noqa: ASYNC251 (that is the fault)
 
+    async def sleep_in_a_task(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+
+        async def sleep() -> None:
+            time.sleep(600)  # noqa: ASYNC251 (that is the fault)
+
+        await asyncio.wait_for(sleep(), 1000)
+
+    async def sleep_in_a_group(self, turn: Turn) -> AsyncIterator[Any]:
+        yield Token(text="so far")
+        async with asyncio.TaskGroup():
+            time.sleep(600)  # noqa: ASYNC251 (that is the fault)
+
     async def compute_for_ever(self, turn: Turn) -> AsyncIterator[Any]:
         yield Token(text="so far")
         while True:

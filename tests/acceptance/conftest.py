@@ -41,7 +41,7 @@ def agents_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path) -> Iterator[ServerProcess]:
     """The server that most tests share; it logs all that there is, as JSON."""
     servers = Servers(tmp_path_factory.mktemp("shared"))
-    options = ["--shutdown-grace-s", "0.5", "--log-level", "debug"]
+    options = ["--shutdown-grace-s", "0.5", "--log-level", "debug", "--turn-block-s", "0.5"]
     yield servers.start(*options, CALLBOARD_AGENTS=str(agents_file), LOG_FORMAT="json", TURN_RETRY_PAUSE_S="0.05")
     servers.stop_all()
 
@@ -51,7 +51,7 @@ def impatient_server(tmp_path_factory: pytest.TempPathFactory, agents_file: Path
     """A server whose turns end after half a second, whose sessions leave memory at once, and that polls always."""
     servers = Servers(tmp_path_factory.mktemp("impatient"))
     options = ["--turn-timeout-s", "0.5", "--session-idle-s", "0.05", "--shutdown-grace-s", "0.5"]
-    options += ["--turn-retries", "0", "--turn-block-s", "0.5"]
+    options += ["--turn-retries", "0", "--turn-block-s", "0.3"]
     environ = {"EFFECT_POLL_INTERVAL_MS": "10", "COALESCE_TOKENS": "0", "LOG_LEVEL": "DEBUG"}
     yield servers.start("--agents", str(agents_file), *options, data_dir=None, max_files=None, **environ)
     servers.stop_all()

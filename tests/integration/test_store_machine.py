@@ -296,7 +296,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(place=nodes, is_long_ago=st.booleans())
     def crash(self, place: int, is_long_ago: bool) -> None:
-        """A node is killed, and another one starts, at once or when the lease is over."""
+        """A node is killed, and another one starts, at once or when the dead one lingers no more."""
         self._disconnect(self.nodes[place])
         if is_long_ago:
             self._let_run_out(place, "lingers_until")

@@ -17,8 +17,14 @@ LIMIT_S = 0.2
 
 def run_watched(main: Coroutine[Any, Any, Any]) -> None:
     """Run `main` on a loop on which every task named "turn" is an agent's."""
+
+    def interrupt(limit_s: float) -> None:
+        task = asyncio.current_task()
+        if task is not None and task.get_name() == "turn":
+            raise AgentBlocked(limit_s)
+
     loop = make_event_loop()
-    watch = LoopWatch(loop, is_turn=lambda task: task.get_name() == "turn", limit_s=LIMIT_S)
+    watch = LoopWatch(loop, interrupt=interrupt, limit_s=LIMIT_S)
     watch.start()
     try:
         loop.run_until_complete(main)
