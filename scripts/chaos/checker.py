@@ -138,10 +138,13 @@ def check_turns(tables: Tables) -> list[str]:
 
 
 def check_frames(record: Sequence[Line], tables: Tables) -> list[str]:
-    """I4: on each connection frames go up and leave nothing out; the same number has the same content, for ever."""
+    """I4: frames go up on each connection, none is left out on any device; a number has one content, for ever."""
     found: list[str] = []
     digests: dict[tuple[str, int], str] = {}
     cursors: dict[tuple[int, str], int] = {}
+    seen: dict[tuple[str, str], int] = {}  # by device, whatever the connection
+    # One of several leaves a thread when it has no request there, and comes back to where the server says.
+    is_alone = len({line["device"] for line in record if line["kind"] == "frame"}) == 1
     types = {(thread_of(key), seq): payload["type"] for key, seq, payload, *_ in tables["effects"]}
     for line in record:
         if line["kind"] != "frame":
@@ -156,6 +159,11 @@ def check_frames(record: Sequence[Line], tables: Tables) -> list[str]:
             found.append(f"I4: {seq} of {thread} came after {before} on one connection")
         if before is not None and line["from"] != before + 1:
             found.append(f"I4: {line['from']}..{seq} of {thread} came after {before}")
+        device = (line["device"], thread)
+        last = seen.get(device)
+        if is_alone and before is None and last is not None and line["from"] > last + 1:
+            found.append(f"I4: {last + 1}..{line['from'] - 1} of {thread} never came to a device")
+        seen[device] = max(last or 0, seq)
         # A device is not shown again what was said on it: the next frame stands for its `input`.
         passed = [n for n in range(line["from"], seq) if types.get((thread, n), "input") != "input"]
         found += [f"I4: {n} of {thread} was passed over and is there" for n in passed]

@@ -12,7 +12,7 @@ Each line of the record is a JSON object with `t`, monotonic seconds, and `kind`
 | `ok` | `thread`, `request`, `end`, `text`, `joined` | its end came; `joined` are its tokens since `restarted` |
 | `fail` | `thread`, `request`, `code` | it was refused for good: nothing may be stored |
 | `unknown` | `thread`, `request` | a connection was lost, or the run ended, before anything of it was known |
-| `frame` | `connection`, `thread`, `type`, `seq`, `from`, `digest` | a durable frame came, as the wire had it |
+| `frame` | `device`, `connection`, `thread`, `type`, `seq`, `from`, `digest` | a stored frame came, as on the wire |
 | `accepted` | `thread`, `request`, `seq` | the server said so |
 | `connected`, `lost` | `connection` | |
 """
@@ -67,6 +67,7 @@ class Device:
 
     def __init__(self, recorder: Recorder, url: str) -> None:
         self._recorder = recorder
+        self._url = url
         self._connection = 0
         self.open: dict[str, str] = {}
         self.board = Callboard(
@@ -103,6 +104,7 @@ class Device:
             shown = {name: frame.get(name) for name in ("requestId", "value", "message", "code", "attempt")}
             self._recorder.write(
                 "frame",
+                device=self._url,
                 connection=self._connection,
                 thread=frame["threadId"],
                 type=frame["type"],

@@ -48,6 +48,7 @@ def make_record(tables: Tables) -> Record:
             {
                 "kind": "frame",
                 **about,
+                "device": "d",
                 "connection": 1 if seq <= 3 else 2,
                 "seq": seq,
                 "from": seq,
@@ -144,6 +145,10 @@ def leave_an_event_unprocessed(record: Record, tables: Tables) -> None:
     tables["sessions"] = [(KEY, 2, 1, 7, 3)]
 
 
+def resume_too_far_ahead(record: Record, tables: Tables) -> None:
+    record.remove(find_line(record, kind="frame", seq=4))
+
+
 def end_a_request_twice(record: Record, tables: Tables) -> None:
     record.append(dict(find_line(record, kind="ok", request="r1")))
 
@@ -183,6 +188,7 @@ def store_what_nobody_said(record: Record, tables: Tables) -> None:
         (keep_a_checkpoint_without_its_turn, "I7"),
         (complete_a_turn_twice, "I9"),
         (leave_an_event_unprocessed, "I10"),
+        (resume_too_far_ahead, "I4"),
         (end_a_request_twice, "I10"),
         (forget_a_request, "I10"),
         (refuse_what_is_stored, "I10"),
