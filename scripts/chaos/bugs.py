@@ -25,7 +25,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 RATE: Final = 0.01
 """How likely an effect is swallowed, or delivered twice."""
 
-LATE_S: Final = 0.02
+LATE_S: Final = 0.2
 """By how much a COMMIT comes after its acknowledgement; a crash in between shows it."""
 
 COUNTERS: Final = (
