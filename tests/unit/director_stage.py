@@ -197,7 +197,9 @@ class Stage:
 
     def list_live(self) -> list[str]:
         cells = list(self.registry.values())
-        return [cell.instance._start.session_key for cell in cells if isinstance(cell.instance, SessionActor)]
+        sessions = [cell.instance for cell in cells if isinstance(cell.instance, SessionActor)]
+        # On a busy machine a slice of the mail may end between an actor's creation and its start.
+        return [session._start.session_key for session in sessions if hasattr(session, "_start")]
 
 
 class Reads:
