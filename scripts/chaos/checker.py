@@ -42,7 +42,7 @@ def judge(record: Sequence[Line], tables: Tables, faults: Mapping[str, int]) -> 
     Args:
         record: The recorder's lines, in order.
         tables: What `QUERIES` gave, by their names.
-        faults: How often each fault was injected.
+        faults: How often each fault struck that was tried.
     """
     verdict = Verdict()
     counts = verdict.counts

@@ -18,6 +18,9 @@ BEYOND_LEASE_S: Final = 12.0
 LATENCIES_S: Final = (0.005, 0.05, 0.2)
 CUTS_AT_ONCE: Final = 5
 CUT_TIMEOUT_S: Final = 5.0
+FULL_TIMEOUT_S: Final = 8.0
+"""PostgreSQL fills what pages it has before it asks for another one."""
+
 CLOCK_JUMPS_S: Final = (-86400, -3600, -1, 1, 3600, 86400)
 
 
@@ -137,10 +140,14 @@ def latency(stage: Stage, chance: random.Random) -> int:
 
 
 def full(stage: Stage, chance: random.Random) -> int:
-    """Let the database's disk be full for a while."""
+    """Let the database's disk be full until a write has failed for it, and for a while."""
+    before = stage.count_disk_errors()
     with stage.full_disk():
+        deadline_s = time.monotonic() + FULL_TIMEOUT_S
+        while stage.count_disk_errors() == before and time.monotonic() < deadline_s:
+            time.sleep(0.05)
         time.sleep(chance.choice(PAUSES_S))
-    return 1
+        return int(stage.count_disk_errors() > before)
 
 
 def clock(stage: Stage, chance: random.Random) -> int:

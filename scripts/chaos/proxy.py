@@ -179,6 +179,7 @@ class Link:
         self._client = client
         self._server = server
         self._lost_answer: Cut | None = None
+        self._half_closed: list[Streams] = []
         self._over = asyncio.Event()
 
     async def run(self) -> None:
@@ -204,11 +205,12 @@ class Link:
 
     def end_half(self, *, towards_server: bool) -> int:
         """Say to one side that nothing more is coming; returns 1 if that is news."""
-        writer = (self._server if towards_server else self._client).writer
-        if writer.is_closing():
+        side = self._server if towards_server else self._client
+        if side.writer.is_closing() or side in self._half_closed:
             return 0
+        self._half_closed.append(side)
         with suppress(OSError, RuntimeError):
-            writer.write_eof()
+            side.writer.write_eof()
         return 1
 
     async def _copy(self, source: Streams, target: Streams) -> None:
@@ -221,23 +223,22 @@ class Link:
                 if cut in (None, Cut.MEANWHILE) or (is_up and cut in (Cut.AFTER, Cut.SILENT)):
                     target.writer.write(data)
                     await target.writer.drain()
-                if cut is not None:
-                    await self._cut(cut, is_up=is_up)
+                if cut is not None and self._cut(cut, is_up=is_up):
+                    return
             self.end_half(towards_server=is_up)
         except (OSError, RuntimeError):  # the latter where it was closed halfway, and there was more
             self.reset()
 
-    async def _cut(self, cut: Cut, *, is_up: bool) -> None:
-        """Break it as it is to be broken; may wait for ever, for nothing to be noticed."""
+    def _cut(self, cut: Cut, *, is_up: bool) -> bool:
+        """Break it as it is to be broken; True if nothing more goes this way."""
         if is_up and cut in (Cut.AFTER, Cut.SILENT):
             self._lost_answer = cut
-        elif cut is Cut.UNNOTICED:
+            return False
+        if cut is Cut.UNNOTICED:
             reset(self._client)
-            await asyncio.Event().wait()
-        elif cut is Cut.SILENT:
-            await asyncio.Event().wait()
-        else:
+        elif cut is not Cut.SILENT:
             self.reset()
+        return True
 
 
 def reset(side: Streams) -> None:

@@ -222,6 +222,11 @@ class Stage:
             ballast.unlink()
             self.restart_postgres()
 
+    def count_disk_errors(self) -> int:
+        """Return how often PostgreSQL has said so far that its disk is full."""
+        log = self._data_dir / "postgres.log"
+        return log.read_text(errors="replace").count("No space left on device")
+
     def wait_until_healed(self, timeout_s: float) -> bool:
         """Wait until nothing is left to process or to deliver; False if that takes too long."""
         unfinished = (
