@@ -27,6 +27,7 @@ from actors.routing import Receipt
 from actors.services import ActorSettings, Services
 from scripts.simulation.bugs import Bug
 from scripts.simulation.store import Store
+from scripts.simulation.virtual_loop import Process, run_outside
 from scripts.simulation.writer import SimulatedWriter
 from storage.outbox_records import OutboxEffect, OutboxPage, OutboxSubscription
 
@@ -130,18 +131,21 @@ class Node:
         loop = asyncio.get_running_loop()
         self.node_id = node_id
         self.is_up = True
-        self.is_paused = False
         self._chance = chance
         self._bug = bug
         self._loop = loop
         self._clients: dict[str, Client] = {}
         self._swallowed: dict[str, int] = {}
-        self._held: list[tuple[object, object]] = []  # what comes to its actors while it is paused
+        self._process = Process()
+        self._process.run(self._start, store, chance, loss)
+
+    def _start(self, store: Store, chance: random.Random, loss: float) -> None:
+        loop = self._loop
         self._system = LoopActorSystem(loop, slow_handler_ms=0, clock=loop.time)
-        self.writer = SimulatedWriter(store, node_id, chance, loss, self._tell)
+        self.writer = SimulatedWriter(store, self.node_id, chance, loss, self._tell)
         self.reads = StoreReads(store, chance, self._tell)
         services = Services(
-            node_id=node_id,
+            node_id=self.node_id,
             writer=self.writer,
             reads=cast("Any", self.reads),
             sink=self,
@@ -160,10 +164,8 @@ class Node:
         self._system.tell(self._director, StartDirector(services=services, delivery=self._delivery))
 
     def _tell(self, address: object, message: object) -> None:
-        if self.is_paused:
-            self._held.append((address, message))
-        elif self.is_up:
-            self._system.tell(cast("ActorAddress", address), message)
+        if self.is_up:
+            self._process.run(self._system.tell, cast("ActorAddress", address), message)
 
     def kill(self) -> None:
         """End as a killed process ends; its clients notice that their connections are gone.
@@ -171,6 +173,7 @@ class Node:
         Its agents' tasks may go on for a moment: nobody hears what they say.
         """
         self.is_up = False
+        self.resume()  # its callbacks find that nobody is there
         self.writer.kill()
         self._system.shutdown()
         for connection_id, client in list(self._clients.items()):
@@ -178,15 +181,12 @@ class Node:
         self._clients.clear()
 
     def pause(self) -> None:
-        """Stand still, as far as anybody else can see: nothing comes in, nothing goes out, no lease is renewed."""
-        self.is_paused = self.writer.is_paused = True
+        """Stand still: its actors, agents and timers, its writer and the renewal of its lease."""
+        self._process.is_paused = True
 
     def resume(self) -> None:
         """Go on."""
-        self.is_paused = self.writer.is_paused = False
-        held, self._held = self._held, []
-        for address, message in held:
-            self._tell(address, message)
+        self._process.resume()
 
     # What clients say
 
@@ -228,7 +228,7 @@ class Node:
             for effect in self._spoil(connection_id, effects):
                 self._send(connection_id, "effect", effect)
             taken = FramesTaken(connection_id=connection_id, session_key=session_key, seq=effects[-1].seq)
-            self._loop.call_soon(self._tell, self._delivery, taken)
+            self._process.run(self._loop.call_soon, self._tell, self._delivery, taken)
 
     def _spoil(self, connection_id: str, effects: Sequence[OutboxEffect]) -> Sequence[OutboxEffect]:
         """Planted bugs."""
@@ -262,4 +262,4 @@ class Node:
     def _send(self, connection_id: str, kind: str, content: object) -> None:
         client = self._clients.get(connection_id)
         if client is not None and self.is_up:
-            client.receive_later(connection_id, kind, content)
+            run_outside(client.receive_later, connection_id, kind, content)

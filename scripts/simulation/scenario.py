@@ -93,6 +93,14 @@ class Play:
         loop.set_exception_handler(lambda _, context: failures.append(context.get("exception") or Violation("?")))
         self._begun_at_s = loop.time()
         self._store = Store(clock=loop.time, chance=self._chance, bug=self._bug)
+        try:
+            await self._play(failures)
+        finally:
+            for node in self._nodes:
+                node.kill()
+        self._history.virtual_s = loop.time() - self._begun_at_s
+
+    async def _play(self, failures: list[BaseException]) -> None:
         for _ in range(self._chance.choice((1, 2, 2))):
             self._start_node()
         keys = [f"ann:{AGENT}:t{number}" for number in range(self._chance.choice((1, 2)))]
@@ -110,9 +118,6 @@ class Play:
             self._history.faults["reconnect"] += client.reconnects - 1
             self._history.faults["refusal"] += client.refusals
         self._history.faults["lost-commit"] += sum(node.writer.lost_commits for node in self._nodes)
-        self._history.virtual_s = loop.time() - self._begun_at_s
-        for node in self._nodes:
-            node.kill()
 
     def _make_client(self, number: int, key: str) -> Client:
         return Client(

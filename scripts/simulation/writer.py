@@ -33,7 +33,6 @@ class SimulatedWriter:
     ) -> None:
         self.submitted_count = 0
         self.settled_count = 0
-        self.is_paused = False
         self.loss = loss
         self.lost_commits = 0
         self._store = store
@@ -115,7 +114,7 @@ class SimulatedWriter:
 
     @property
     def _is_cut_off(self) -> bool:
-        return self.is_paused or self._store.is_down or self._store.is_read_only
+        return self._store.is_down or self._store.is_read_only
 
     def _do(self, request: SessionWrite | SessionClaim | Report, *, is_repeated: bool) -> Outcome | None:
         if isinstance(request, SessionWrite):
