@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from scripts.chaos import witness
+from storage.node_store import OWNER_PREFIX
+
 Line = Mapping[str, Any]
 Tables = Mapping[str, Sequence[tuple[Any, ...]]]
 
@@ -17,6 +20,7 @@ QUERIES: Final[Mapping[str, str]] = {
     "sessions": "SELECT session_key, last_event_seq, processed_event_seq, last_effect_seq, epoch FROM sessions",
     "turns": "SELECT session_key, event_seq, attempt, status FROM turns ORDER BY session_key, event_seq, attempt",
     "checkpoints": "SELECT session_key, checkpoint_id::text, event_seq FROM checkpoints",
+    "witnessed": witness.QUERY,
 }
 """What it reads of the tables, by name."""
 
@@ -37,7 +41,7 @@ class Verdict:
 
 
 def judge(record: Sequence[Line], tables: Tables, faults: Mapping[str, int]) -> Verdict:
-    """Check the invariants I1-I4, I6, I7, I9 and I10 of the design.
+    """Check the invariants I1-I10 of the design.
 
     Args:
         record: The recorder's lines, in order.
@@ -52,8 +56,10 @@ def judge(record: Sequence[Line], tables: Tables, faults: Mapping[str, int]) -> 
         [
             *check_events(record, tables),
             *check_effects(tables),
+            *check_writers(tables),
             *check_turns(tables),
             *check_frames(record, tables),
+            *check_users(record),
             *check_requests(record, tables),
         ]
     )
@@ -63,6 +69,7 @@ def judge(record: Sequence[Line], tables: Tables, faults: Mapping[str, int]) -> 
         "unknown outcomes": counts["unknown"],
         "connections lost": counts["lost"],
         "answers": counts["ok"],
+        "witnessed writes": len(tables["witnessed"]),
     }
     verdict.missing.extend(name for name, count in needed.items() if not count)
     return verdict
@@ -76,15 +83,15 @@ def check_events(record: Sequence[Line], tables: Tables) -> list[str]:
     for key, seq, kind, request_id, text in tables["events"]:
         seqs[key].append(seq)
         if kind == "user_message":
-            if (thread_of(key), request_id) in stored:
+            if (key, request_id) in stored:
                 found.append(f"I1: {request_id} is there twice")
-            stored[thread_of(key), request_id] = text
+            stored[key, request_id] = text
     for key, numbers in seqs.items():
         if numbers != list(range(1, len(numbers) + 1)):
             found.append(f"I2: events of {key} are not 1..n")
-    said = {(line["thread"], line["request"]): line["text"] for line in record if line["kind"] == "invoke"}
+    said = {(line["session"], line["request"]): line["text"] for line in record if line["kind"] == "invoke"}
     for line in record:
-        place = (line.get("thread", ""), line.get("request", ""))
+        place = (line.get("session", ""), line.get("request", ""))
         if line["kind"] in ("accepted", "ok") and stored.get(place) != said.get(place):
             found.append(f"I1: {place[1]} was accepted and is not there as it was said")
         if line["kind"] == "fail" and place in stored:
@@ -121,6 +128,29 @@ def check_effects(tables: Tables) -> list[str]:
     return found
 
 
+def check_writers(tables: Tables) -> list[str]:
+    """I8: all was written by the owner of its time, and epochs only went up, each of them one node's."""
+    found: list[str] = []
+    highest: dict[str, int] = {}
+    owners: dict[tuple[str, int], str] = {}
+    witnessed: Counter[tuple[str, str, int]] = Counter()
+    for key, kind, seq, connection, owner, epoch in tables["witnessed"]:
+        witnessed[kind, key, seq] += 1
+        what = f"{kind} {seq} of {key}"
+        if connection != f"{OWNER_PREFIX}{owner}":
+            found.append(f"I8: {what} was written by {connection!r} while {owner} owned it")
+        if epoch < highest.get(key, epoch):
+            found.append(f"I8: {what} was written in epoch {epoch}, after {highest[key]}")
+        if owners.setdefault((key, epoch), connection) != connection:
+            found.append(f"I8: epoch {epoch} of {key} was granted to {owners[key, epoch]!r} and {connection!r}")
+        highest[key] = max(epoch, highest.get(key, epoch))
+    stored = [(kind, key, seq) for kind in ("events", "effects") for key, seq, *_ in tables[kind]]
+    found += [
+        f"I8: {kind} {seq} of {key} came about unseen" for kind, key, seq in stored if not witnessed[kind, key, seq]
+    ]
+    return found
+
+
 def check_turns(tables: Tables) -> list[str]:
     """I9, I10: each message has one terminal effect, and one attempt that ended with it."""
     ends: Counter[tuple[str, int]] = Counter()
@@ -143,32 +173,48 @@ def check_frames(record: Sequence[Line], tables: Tables) -> list[str]:
     digests: dict[tuple[str, int], str] = {}
     cursors: dict[tuple[int, str], int] = {}
     seen: dict[tuple[str, str], int] = {}  # by device, whatever the connection
-    # One of several leaves a thread when it has no request there, and comes back to where the server says.
-    is_alone = len({line["device"] for line in record if line["kind"] == "frame"}) == 1
-    types = {(thread_of(key), seq): payload["type"] for key, seq, payload, *_ in tables["effects"]}
+    devices: defaultdict[str, set[str]] = defaultdict(set)
+    for line in record:
+        if line["kind"] == "frame":
+            devices[line["session"]].add(line["device"])
+    types = {(key, seq): payload["type"] for key, seq, payload, *_ in tables["effects"]}
     for line in record:
         if line["kind"] != "frame":
             continue
-        thread, seq, place = line["thread"], line["seq"], (line["connection"], line["thread"])
-        if digests.setdefault((thread, seq), line["digest"]) != line["digest"]:
-            found.append(f"I4: {seq} of {thread} changed")
-        if types.get((thread, seq)) != line["type"]:
-            found.append(f"I4: {seq} of {thread} was shown as {line['type']} and is {types.get((thread, seq))}")
+        session, seq, place = line["session"], line["seq"], (line["connection"], line["session"])
+        if digests.setdefault((session, seq), line["digest"]) != line["digest"]:
+            found.append(f"I4: {seq} of {session} changed")
+        if types.get((session, seq)) != line["type"]:
+            found.append(f"I4: {seq} of {session} was shown as {line['type']} and is {types.get((session, seq))}")
         before = cursors.get(place)
         if before is not None and seq <= before:
-            found.append(f"I4: {seq} of {thread} came after {before} on one connection")
+            found.append(f"I4: {seq} of {session} came after {before} on one connection")
         if before is not None and line["from"] != before + 1:
-            found.append(f"I4: {line['from']}..{seq} of {thread} came after {before}")
-        device = (line["device"], thread)
+            found.append(f"I4: {line['from']}..{seq} of {session} came after {before}")
+        device = (line["device"], session)
         last = seen.get(device)
+        # One of several leaves a thread when it has no request there, and comes back to where the server says.
+        is_alone = len(devices[session]) == 1
         if is_alone and before is None and last is not None and line["from"] > last + 1:
-            found.append(f"I4: {last + 1}..{line['from'] - 1} of {thread} never came to a device")
+            found.append(f"I4: {last + 1}..{line['from'] - 1} of {session} never came to a device")
         seen[device] = max(last or 0, seq)
         # A device is not shown again what was said on it: the next frame stands for its `input`.
-        passed = [n for n in range(line["from"], seq) if types.get((thread, n), "input") != "input"]
-        found += [f"I4: {n} of {thread} was passed over and is there" for n in passed]
+        passed = [n for n in range(line["from"], seq) if types.get((session, n), "input") != "input"]
+        found += [f"I4: {n} of {session} was passed over and is there" for n in passed]
         cursors[place] = seq
     return found
+
+
+def check_users(record: Sequence[Line]) -> list[str]:
+    """I5: what a user's connections got are answers to what that user said, though others have threads of that name."""
+    sessions = {line["request"]: line["session"] for line in record if line["kind"] == "invoke"}
+    return [
+        f"I5: {line['kind']} for {line['request']} of {sessions.get(line['request'])} came to {line['session']}"
+        for line in record
+        if line["kind"] in ("frame", "accepted")
+        and line["request"]
+        and sessions.get(line["request"]) != line["session"]
+    ]
 
 
 def check_requests(record: Sequence[Line], tables: Tables) -> list[str]:
@@ -195,8 +241,3 @@ def check_requests(record: Sequence[Line], tables: Tables) -> list[str]:
     said = [line["request"] for line in record if line["kind"] == "invoke"]
     found += [f"I10: {name} ended {ended[name]} times" for name in said if ended[name] != 1]
     return found
-
-
-def thread_of(session_key: str) -> str:
-    """Return a key's third part."""
-    return session_key.rpartition(":")[2]

@@ -2,19 +2,22 @@
 
     python -m scripts.chaos.recorder SEED THREADS FILE URL...
 
-It has a connection to each server, and may ask the next thing in a thread of another one.
+It is two users, whose threads have the same names. Each has a connection to each server, and may ask the next thing in
+a thread of another one.
 
 Each line of the record is a JSON object with `t`, monotonic seconds, and `kind`:
 
 | kind | fields | when |
 |---|---|---|
-| `invoke` | `thread`, `request`, `text` | before a message is sent for the first time |
-| `ok` | `thread`, `request`, `end`, `text`, `joined` | its end came; `joined` are its tokens since `restarted` |
-| `fail` | `thread`, `request`, `code` | it was refused for good: nothing may be stored |
-| `unknown` | `thread`, `request` | a connection was lost, or the run ended, before anything of it was known |
-| `frame` | `device`, `connection`, `thread`, `type`, `seq`, `from`, `digest` | a stored frame came, as on the wire |
-| `accepted` | `thread`, `request`, `seq` | the server said so |
+| `invoke` | `session`, `request`, `text` | before a message is sent for the first time |
+| `ok` | `session`, `request`, `end`, `text`, `joined` | its end came; `joined` are its tokens since `restarted` |
+| `fail` | `session`, `request`, `code` | it was refused for good: nothing may be stored |
+| `unknown` | `session`, `request` | a connection was lost, or the run ended, before anything of it was known |
+| `frame` | `device`, `connection`, `session`, `request`, `type`, `seq`, `from`, `digest` | a stored frame came |
+| `accepted` | `session`, `request`, `seq` | the server said so |
 | `connected`, `lost` | `connection` | |
+
+`session` is the key of the thread that a frame names, for the user whose connection it came on.
 """
 
 import asyncio
@@ -27,12 +30,14 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from callboard import Callboard, RequestRefused
 
 AGENT: Final = "metronome"
+USERS: Final = ("ann", "bob")
 
 EFFECTS: Final = frozenset({"input", "token", "message", "restarted", "cancelled", "error"})
 """The frames that are stored; an `error` without `seq` is not."""
@@ -59,19 +64,21 @@ class Recorder:
 
 
 class Device:
-    """A client of one server.
+    """A user's client of one server.
 
     Attributes:
         open: What was said and not heard of since: request ids, with their threads.
     """
 
-    def __init__(self, recorder: Recorder, url: str) -> None:
+    def __init__(self, recorder: Recorder, url: str, user: str) -> None:
         self._recorder = recorder
-        self._url = url
+        self._name = f"{user} {url}"
+        self._user = user
         self._connection = 0
         self.open: dict[str, str] = {}
         self.board = Callboard(
             url,
+            user_id=user,
             agent_id=AGENT,
             observe=self.observe,
             on_connected=self.connected,
@@ -89,24 +96,28 @@ class Device:
         """It is not any more."""
         self._recorder.write("lost", connection=self._connection)
         for request, thread in self.open.items():
-            self._recorder.write("unknown", thread=thread, request=request)
+            self._recorder.write("unknown", session=self.name_session(thread), request=request)
         self.open.clear()  # once for each request
+
+    def name_session(self, thread: str) -> str:
+        """Return the key of one of the user's threads."""
+        return f"{self._user}:{AGENT}:{thread}"
 
     def observe(self, text: str) -> None:
         """A frame came."""
         frame = json.loads(text)
         self.open.pop(frame.get("requestId"), None)
         if frame["type"] == "accepted":
-            self._recorder.write(
-                "accepted", thread=frame["threadId"], request=frame["requestId"], seq=frame["eventSeq"]
-            )
+            session = self.name_session(frame["threadId"])
+            self._recorder.write("accepted", session=session, request=frame["requestId"], seq=frame["eventSeq"])
         elif frame["type"] in EFFECTS and "seq" in frame:
             shown = {name: frame.get(name) for name in ("requestId", "value", "message", "code", "attempt")}
             self._recorder.write(
                 "frame",
-                device=self._url,
+                device=self._name,
                 connection=self._connection,
-                thread=frame["threadId"],
+                session=self.name_session(frame["threadId"]),
+                request=frame.get("requestId"),
                 type=frame["type"],
                 seq=frame["seq"],
                 **{"from": frame.get("from", frame["seq"])},
@@ -120,18 +131,20 @@ async def talk(
     """Say one thing after the other until told to stop."""
     number = 0
     device = chance.choice(devices)
+    session = device.name_session(thread)
     while not stop.is_set():
         number += 1
-        request = f"{thread}-{number}"
+        request = f"{session.replace(':', '-')}-{number}"
         text = json.dumps({"tokens": chance.randrange(1, 30), "interval_ms": chance.choice((0, 5, 20))})
         if chance.random() < SWITCH_RATE:
             device = chance.choice(devices)
-        recorder.write("invoke", thread=thread, request=request, text=text)
+        recorder.write("invoke", session=session, request=request, text=text)
         await ask(device, recorder, thread, request, text)
 
 
 async def ask(device: Device, recorder: Recorder, thread: str, request: str, text: str) -> None:
     """Say one thing, again while it is refused for now, and write down its end."""
+    session = device.name_session(thread)
     while True:
         joined = ""
         device.open[request] = thread
@@ -144,11 +157,11 @@ async def ask(device: Device, recorder: Recorder, thread: str, request: str, tex
                     joined = ""
                 else:
                     said = getattr(frame, "message", "")
-                    recorder.write("ok", thread=thread, request=request, end=kind, text=said, joined=joined)
+                    recorder.write("ok", session=session, request=request, end=kind, text=said, joined=joined)
         except RequestRefused as error:
             if error.retryable:
                 continue
-            recorder.write("fail", thread=thread, request=request, code=error.code)
+            recorder.write("fail", session=session, request=request, code=error.code)
         return
 
 
@@ -157,20 +170,21 @@ async def record(urls: Sequence[str], seed: int, threads: int, file: TextIO) -> 
     recorder = Recorder(file)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    devices = [Device(recorder, url) for url in urls]
+    devices = {user: [Device(recorder, url, user) for url in urls] for user in USERS}
     async with AsyncExitStack() as stack:
-        for device in devices:
+        for device in chain.from_iterable(devices.values()):
             await stack.enter_async_context(device.board)
-        names = [f"c{seed}-{number}" for number in range(threads)]
-        tasks = {
-            name: asyncio.create_task(talk(devices, recorder, name, random.Random(f"{seed}-{name}"), stop))  # noqa: S311
-            for name in names
-        }
+        tasks: dict[str, asyncio.Task[None]] = {}
+        for number in range(threads):
+            user, thread = USERS[number % len(USERS)], f"c{seed}-{number // len(USERS)}"
+            chance = random.Random(f"{seed}-{number}")  # noqa: S311 (no secret)
+            talking = talk(devices[user], recorder, thread, chance, stop)
+            tasks[devices[user][0].name_session(thread)] = asyncio.create_task(talking)
         await stop.wait()
         _, pending = await asyncio.wait(tasks.values(), timeout=DRAIN_S)
-        for name, task in tasks.items():
+        for session, task in tasks.items():
             if task in pending:
-                recorder.write("unknown", thread=name, request="")
+                recorder.write("unknown", session=session, request="")
                 task.cancel()
             else:
                 task.result()  # raises what ended it

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from scripts.chaos import witness
 from scripts.chaos.proxy import FaultProxy, open_database_proxy
 from scripts.simulation.bugs import Bug
 from storage.database import connected, open_database
@@ -154,6 +155,8 @@ class Stage:
             for server in self.servers:
                 stack.callback(server.stop)
                 server.start()
+            with connected(self._database):  # the servers have made the tables
+                self._database.execute_sql(witness.INSTALL)
             self._resources = stack.pop_all()
 
     @property

@@ -32,12 +32,17 @@ def make_tables() -> Tables:
         "sessions": [(KEY, 2, 2, 7, 3)],
         "turns": [(KEY, 1, 1, "running"), (KEY, 1, 2, "completed"), (KEY, 2, 1, "cancelled")],
         "checkpoints": [(KEY, "cp", 1)],
+        "witnessed": [
+            *((KEY, "events", seq, "callboard n1", "n1", 2) for seq in (1, 2)),
+            *((KEY, "effects", seq, "callboard n1", "n1", 2) for seq in (1, 2)),
+            *((KEY, "effects", seq, "callboard n2", "n2", 3) for seq in range(3, 8)),
+        ],
     }
 
 
 def make_record(tables: Tables) -> Record:
     """A client that saw all of it, on two connections."""
-    about = {"thread": "t"}
+    about = {"session": KEY}
     record: Record = [{"kind": "connected", "connection": 1}]
     record += [
         {"kind": "invoke", **about, "request": name, "text": text} for name, text in (("r1", "one"), ("r2", "two"))
@@ -48,6 +53,7 @@ def make_record(tables: Tables) -> Record:
             {
                 "kind": "frame",
                 **about,
+                "request": f"r{payload['eventSeq']}",
                 "device": "d",
                 "connection": 1 if seq <= 3 else 2,
                 "seq": seq,
@@ -159,7 +165,7 @@ def forget_a_request(record: Record, tables: Tables) -> None:
 
 def refuse_what_is_stored(record: Record, tables: Tables) -> None:
     record.remove(find_line(record, kind="ok", request="r2"))
-    record.append({"kind": "fail", "thread": "t", "request": "r2", "code": "busy"})
+    record.append({"kind": "fail", "session": KEY, "request": "r2", "code": "busy"})
 
 
 def show_other_tokens(record: Record, tables: Tables) -> None:
@@ -168,6 +174,30 @@ def show_other_tokens(record: Record, tables: Tables) -> None:
 
 def store_what_nobody_said(record: Record, tables: Tables) -> None:
     record.remove(find_line(record, kind="invoke", request="r2"))
+
+
+def show_it_to_another_user(record: Record, tables: Tables) -> None:
+    find_line(record, kind="frame", seq=4)["session"] = "eve:metronome:t"
+
+
+def accept_for_another_user(record: Record, tables: Tables) -> None:
+    find_line(record, kind="accepted")["session"] = "eve:metronome:t"
+
+
+def write_as_a_former_owner(record: Record, tables: Tables) -> None:
+    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n1", "n2", 3)
+
+
+def write_under_an_older_epoch(record: Record, tables: Tables) -> None:
+    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n1", "n1", 2)
+
+
+def grant_an_epoch_twice(record: Record, tables: Tables) -> None:
+    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n3", "n3", 3)
+
+
+def write_unseen(record: Record, tables: Tables) -> None:
+    tables["witnessed"].pop()
 
 
 @pytest.mark.parametrize(
@@ -194,6 +224,12 @@ def store_what_nobody_said(record: Record, tables: Tables) -> None:
         (refuse_what_is_stored, "I10"),
         (show_other_tokens, "I4"),
         (store_what_nobody_said, "I1"),
+        (show_it_to_another_user, "I5"),
+        (accept_for_another_user, "I5"),
+        (write_as_a_former_owner, "I8"),
+        (write_under_an_older_epoch, "I8"),
+        (grant_an_epoch_twice, "I8"),
+        (write_unseen, "I8"),
     ],
 )
 def test_what_is_wrong_is_found(spoil: Callable[[Record, Tables], None], invariant: str) -> None:
