@@ -26,8 +26,8 @@ from actors.retry_policy import RetryPolicy
 from actors.routing import Receipt
 from actors.services import ActorSettings, Services
 from scripts.simulation.bugs import Bug
+from scripts.simulation.processes import Process, run_outside
 from scripts.simulation.store import Store
-from scripts.simulation.virtual_loop import Process, run_outside
 from scripts.simulation.writer import SimulatedWriter
 from storage.outbox_records import OutboxEffect, OutboxPage, OutboxSubscription
 

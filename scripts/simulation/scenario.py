@@ -14,6 +14,7 @@ from scripts.simulation.bugs import Bug
 from scripts.simulation.checker import check_history
 from scripts.simulation.client import Client, Request, Violation
 from scripts.simulation.node import AGENT, Node
+from scripts.simulation.processes import ProcessLoop
 from scripts.simulation.store import Store
 from scripts.simulation.virtual_loop import run_jumping
 from storage.node_store import LEASE_S
@@ -53,7 +54,7 @@ def play_history(seed: int, bug: Bug | None = None, record: Callable[[str], None
     play = Play(history, bug, record)
     with no_logs():
         try:
-            run_jumping(play.run)
+            run_jumping(play.run, ProcessLoop)
         except AssertionError as error:
             history.violation = (str(error).splitlines() or [""])[0] or type(error).__name__
     history.digest = blake2b("\n".join(play.trace).encode(), digest_size=12).hexdigest()

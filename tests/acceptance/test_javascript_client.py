@@ -181,7 +181,9 @@ def test_client_cut_anywhere_misses_nothing_and_doubles_nothing(
     run(scene())
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow(reason="starts a server twice"))]
+)
 def test_server_restart_in_mid_answer_is_a_pause(
     servers: Servers, data_dir: Path, node: str, module: str, thread: str, how: signal.Signals
 ) -> None:
@@ -331,6 +333,7 @@ def test_event_source_of_npm_sees_each_frame_once(server: ServerProcess, node: s
     run(scene())
 
 
+@pytest.mark.slow(reason="runs the TypeScript compiler")
 def test_types_pass_the_compiler(node: str) -> None:
     options = ["--noEmit", "--strict", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler"]
     compiler = FOLDER / "node_modules" / "typescript" / "bin" / "tsc"

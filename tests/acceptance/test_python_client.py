@@ -183,7 +183,9 @@ def check_log(log: list[Any], ends: list[AnswerFrame]) -> None:
     assert sum(isinstance(frame, Input) for frame in log) == len(ends)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow(reason="starts a server twice"))]
+)
 def test_server_restart_in_mid_answer_is_a_pause(
     servers: Servers, data_dir: Path, thread: str, how: signal.Signals
 ) -> None:

@@ -21,6 +21,7 @@ def run_pytest(*arguments: str, prepare: str = "") -> str:
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60, check=False).stdout
 
 
+@pytest.mark.slow(reason="collects all of Thespian's suite")
 def test_every_excluded_test_is_in_the_installed_suite() -> None:
     collected = re.findall(r"/(\w+)\.py::(?:\w+::)?((\w+)\S*)$", run_pytest("--collect-only", "--slow"), re.MULTILINE)
     names = {f"{module}.{name}" for module, *both in collected for name in both}
@@ -39,6 +40,7 @@ def test_renamed_base_is_asked_for_by_name(name: str) -> None:
     assert re.search(asked, ast.get_source_segment(text, function) or "")
 
 
+@pytest.mark.slow(reason="runs a part of Thespian's suite again")
 def test_skip_of_the_suites_own_fails_unless_named() -> None:
     clear = "from tests.conformance.exclusions import *; NOT_ON_ONE_PROCESS.clear(); EXCLUSIONS.clear()"
     printed = run_pytest("-k", "testChildSig and not testChildSigCont", prepare=clear)

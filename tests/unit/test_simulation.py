@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from scripts.simulation.bugs import Bug
 from scripts.simulation.command import Tally, play_all, simulate
+from scripts.simulation.processes import Process, ProcessLoop, run_outside
 from scripts.simulation.scenario import play_history
-from scripts.simulation.virtual_loop import Process, run_jumping, run_outside
+from scripts.simulation.virtual_loop import run_jumping
 
 SEEDS = 1000
 
@@ -78,7 +79,7 @@ def test_process_that_stands_still_does_nothing_until_it_goes_on() -> None:
         await asyncio.sleep(5)
         task.cancel()
 
-    run_jumping(play)
+    run_jumping(play, ProcessLoop)
     assert done == ["task at 100.0", "task at 101.0", "outside", "timer", "task at 104.5"]
 
 
