@@ -1,6 +1,8 @@
 """The real server process: started through its own command, watched from outside, stopped as an operator does."""
 
+import atexit
 import contextlib
+import functools
 import os
 import re
 import select
@@ -8,12 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+
+from storage.embedded import EmbeddedPostgres
 
 CALLBOARD = str(Path(sys.executable).with_name("callboard"))
 START_TIMEOUT_S = 60.0
@@ -197,6 +202,22 @@ class ServerProcess:
         assert not complaints, "\n".join(complaints)
 
 
+@functools.cache
+def make_new_cluster() -> Path:
+    """Return a data directory with a PostgreSQL that nothing was ever done with; made once in a process of tests."""
+    folder = tempfile.TemporaryDirectory(prefix="callboard-new-cluster-")
+    atexit.register(folder.cleanup)
+    data_dir = Path(folder.name) / "data"
+    EmbeddedPostgres.start(data_dir, report=lambda _: None).stop()
+    return data_dir
+
+
+def copy_new_cluster(data_dir: Path) -> None:
+    """Give a new data directory a PostgreSQL: `initdb` takes half of a server's first start."""
+    data_dir.mkdir(parents=True)
+    subprocess.run(["cp", "-a", make_new_cluster() / "postgres", data_dir], check=True)
+
+
 class Servers:
     """Starts servers, and stops those that a test leaves running.
 
@@ -222,9 +243,10 @@ class Servers:
         """Start a server."""
         number = len(self._started) + 1
         log = self._folder / f"server-{number}.log"
-        server = ServerProcess(
-            data_dir or self._folder / f"data-{number}", log, *options, environ=environ, max_files=max_files
-        )
+        if data_dir is None:
+            data_dir = self._folder / f"data-{number}"
+            copy_new_cluster(data_dir)
+        server = ServerProcess(data_dir, log, *options, environ=environ, max_files=max_files)
         self._started.append(server)
         return server
 

@@ -63,16 +63,16 @@ def test_running_answer_goes_on_live_without_gap(server: ServerProcess, thread: 
     assert frames[-1]["message"] == make_ticks(80)
 
 
-def test_ten_departures_in_one_answer_lose_nothing(impatient_server: ServerProcess, thread: str) -> None:
-    numbers = leave_after_tokens(impatient_server, thread, make_schedule(90, interval_ms=5), tokens=1)
+def test_ten_departures_in_one_answer_lose_nothing(server: ServerProcess, thread: str) -> None:
+    numbers = leave_after_tokens(server, thread, make_schedule(200, interval_ms=20), tokens=1)
     for _ in range(10):
-        with connect(impatient_server, thread, agentId="metronome") as client:
+        with connect(server, thread, agentId="metronome") as client:
             numbers += client.receive_tokens(1) + list_numbers(client.leave())
-    frames = receive_rest(impatient_server, thread)
+    frames = receive_rest(server, thread)
 
-    assert numbers + list_numbers(frames) == list(range(90))
-    assert frames[-1]["message"] == make_ticks(90)
-    wait_until(lambda: not impatient_server.database.find_flawed_sessions(f"local:metronome:{thread}"))
+    assert numbers + list_numbers(frames) == list(range(200))
+    assert frames[-1]["message"] == make_ticks(200)
+    wait_until(lambda: not server.database.find_flawed_sessions(f"local:metronome:{thread}"))
 
 
 def test_client_that_vanishes_misses_only_what_was_sent(server: ServerProcess, thread: str) -> None:
