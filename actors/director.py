@@ -15,7 +15,7 @@ all that was forwarded.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -46,6 +46,7 @@ from actors.messages import (
 from actors.services import ReadsPort
 from actors.session import SessionActor
 from actors.session_ends import FAILED_TEXT
+from storage.errors import TransactionConflict
 
 log = logging.getLogger(__name__)
 
@@ -377,19 +378,33 @@ class SessionDirector(BaseActor):
         reads, node_id = self._services.reads, self._services.node_id
         reads.fetch(
             _Alarm.POLL_ORPHANS,
-            partial(look_after_others, reads, node_id, datetime.now(UTC)),
+            partial(look_after_others, reads, node_id, datetime.now(UTC), self._list_resting()),
             self.myAddress,
             lambda keys: OrphansFound(session_keys=tuple(keys)),
         )
+
+    def _list_resting(self) -> list[str]:
+        now_s = self._services.clock()
+        return [key for key, recovery in self._recoveries.items() if recovery.circuit.is_resting(now_s)]
 
     def _arm_poll(self) -> None:
         patience = min(2 ** min(self._polls_in_vain, MAX_POLL_PATIENCE), MAX_POLL_PATIENCE)
         self.wakeupAfter(self._settings.event_poll_interval_s * patience, _Alarm.POLL_ORPHANS)
 
 
-def look_after_others(reads: ReadsPort, node_id: str, now: datetime) -> list[str]:
-    """Look after nodes that died, and return keys of sessions that nobody looks after. Runs in a thread."""
-    dead = reads.nodes.bury_dead(node_id=node_id, now=now)
+def look_after_others(reads: ReadsPort, node_id: str, now: datetime, resting: Sequence[str]) -> list[str]:
+    """Look after nodes that died, and return keys of sessions that nobody looks after. Runs in a thread.
+
+    Args:
+        reads: The database.
+        node_id: Who looks.
+        now: Stamps what is changed.
+        resting: Sessions that are not to be started now; they would keep the others from being found.
+    """
+    try:
+        dead = reads.nodes.bury_dead(node_id=node_id, now=now)
+    except TransactionConflict:
+        dead = []  # it is tried again at the next look; those who wait for an answer do not wait for that
     if dead:
         log.info("Looked after what %s dead nodes left", len(dead), extra={"action": "nodes_buried"})
-    return reads.sessions.find_orphaned(node_id=node_id, limit=ORPHANS_PER_POLL)
+    return reads.sessions.find_orphaned(node_id=node_id, limit=ORPHANS_PER_POLL, besides=resting)

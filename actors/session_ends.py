@@ -1,6 +1,7 @@
 """How a session's actor ends, other than by being let go when it is idle. Pure.
 
-    write not carried out ──> leave ──────────────────────────────────────────────────────────> left
+    write refused ──────────> leave ──────────────────────────────────────────────────────────> left
+    write fenced ───────────> lose ───────────────────────────────────────────────────────────> left
     claim not granted ──────> wait_for_session ── its owner lives ────────────────────────────> left
     its actor failed ──────── abandon ──> a write in flight? ── no ───────────────────────────> left
                                                └── yes ──> failed ──what became of it──> settle ──> left
@@ -46,14 +47,24 @@ TOLD_ALL_THE_SAME: Final = (Publish, Accepted, TurnConcluded, RefuseRequest, Lea
 """Commands that say what is so; they only send or log."""
 
 
-def leave(state: SessionState, *, restart: bool, reason: str) -> tuple[SessionState, list[Command]]:
-    """Give the session up after a write that was not carried out; what is committed runs again at its next owner."""
+def leave(state: SessionState, *, reason: str) -> tuple[SessionState, list[Command]]:
+    """Give the session up after a write that was refused; what is committed runs again with its next actor."""
     refused = state.in_flight.submitted if state.in_flight is not None else ()
-    if restart:
-        state, commands = _stop(state, refused, "internal", "the server could not store this message", retryable=False)
-    else:
-        state, commands = _stop(state, refused, "overloaded", "the thread moved to another server", retryable=True)
-    return state, [*commands, Leave(restart=restart, reason=reason)]
+    state, commands = _stop(state, refused, "internal", "the server could not store this message", retryable=False)
+    return state, [*commands, Leave(restart=True, reason=reason)]
+
+
+def lose(state: SessionState) -> tuple[SessionState, list[Command]]:
+    """Give the session up after a fence. With something left to do its next actor finds out whose the session is.
+
+    As a rule another node has claimed it, and does it. But a database that lost its last commits, as after a failover
+    to a replica that was behind, is not as this actor knows it either, and then nobody else would.
+    """
+    flight = state.in_flight
+    is_undone = state.phase is Phase.FAILED or state.turn is not None or bool(state.queue)
+    refused = flight.submitted if flight is not None else ()
+    state, commands = _stop(state, refused, "overloaded", "the thread moved to another server", retryable=True)
+    return state, [*commands, Leave(restart=is_undone, reason="another node owns the session")]
 
 
 def wait_for_session(state: SessionState, message: SessionHeld) -> tuple[SessionState, list[Command]]:
@@ -101,9 +112,9 @@ def settle(state: SessionState, message: object) -> tuple[SessionState, list[Com
         case WriteDuplicated() if flight is not None and message.write == flight.write:
             commands = _answer_unwritten(state, flight, message)
         case WriteFenced() if flight is not None:
-            return leave(state, restart=False, reason="another node owns the session")
+            return lose(state)
         case WriteRefused() if flight is not None:
-            return leave(state, restart=True, reason=message.reason)
+            return leave(state, reason=message.reason)
         case _:
             return state, []
     return replace(state, phase=Phase.LEFT, in_flight=None), [*commands, ACTOR_FAILED]

@@ -18,7 +18,7 @@ from actors.messages import (
     TokensProduced,
 )
 from actors.session_commands import Claim, Command, Unexpected
-from actors.session_ends import leave, wait_for_session
+from actors.session_ends import leave, lose, wait_for_session
 from actors.session_reception import RECEPTIONS, Reception
 from actors.session_requests import refuse, take_cancel, take_user_message
 from actors.session_state import Phase, SessionState
@@ -95,9 +95,9 @@ def _take(state: SessionState, message: Message, now_s: float) -> Step:
         case ConfirmClaim():
             return compose_confirmation(state)
         case WriteFenced():
-            return leave(state, restart=False, reason="another node owns the session")
+            return lose(state)
         case WriteRefused():
-            return leave(state, restart=True, reason=message.reason)
+            return leave(state, reason=message.reason)
         case WriteCommitted() | WriteDuplicated():
             return _take_outcome(state, message)
         case TokensProduced() | AgentFinished() | AgentFailed():

@@ -32,7 +32,10 @@ CONNECT_OPTIONS: Final[Mapping[str, Any]] = {
     "target_session_attrs": "read-write",
     # A statement that takes this long is stuck: better an error and a new try than a thread that never comes back.
     # The keepalives are the server's: a client that is lost without a word must not count as alive for hours.
-    "options": "-c statement_timeout=30s -c timezone=UTC -c client_min_messages=warning "
+    # A process that is stopped between a statement and its COMMIT holds locks that others wait for: half of a lease
+    # (`node_store`) later the server ends its transaction. Nothing here waits inside one.
+    "options": "-c statement_timeout=30s -c idle_in_transaction_session_timeout=5s "
+    "-c timezone=UTC -c client_min_messages=warning "
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3",
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -82,6 +85,9 @@ def connected(database: peewee.Database) -> Iterator[None]:
 READ_ONLY = "25006"
 """SQLSTATE of a write to a server that takes none: a standby after a failover, or one being maintained."""
 
+IDLE_IN_TRANSACTION = "25P03"
+"""SQLSTATE with which the server ends a connection that has kept a transaction open for too long."""
+
 TOO_LARGE_CLASS = "54"
 """SQLSTATE class of what is too large or too deep for PostgreSQL: an operational error, yet the data's fault."""
 
@@ -96,7 +102,7 @@ def translate_error(error: peewee.PeeweeException) -> DatabaseUnavailable | peew
     """Return what an error says: that the server cannot do it now, or, unchanged, that it cannot be done."""
     sqlstate = getattr(error.__context__, "pgcode", None) or ""  # peewee raises its own error in handling the driver's
     if isinstance(error, peewee.InternalError):
-        is_about_server = sqlstate == READ_ONLY
+        is_about_server = sqlstate in (READ_ONLY, IDLE_IN_TRANSACTION)
     else:
         is_about_server = isinstance(error, peewee.OperationalError | peewee.InterfaceError) and not (
             sqlstate.startswith(TOO_LARGE_CLASS)

@@ -18,6 +18,7 @@ from typing import Final
 
 import peewee
 
+from storage.database import translate_error
 from storage.outbox_store import OutboxStore
 
 LEASE_S: Final = 10.0
@@ -49,6 +50,10 @@ DELETE FROM nodes WHERE node_id <> %s AND node_id NOT IN (SELECT node_id FROM li
 """
 
 
+BURY_PATIENCE: Final = "SET LOCAL lock_timeout = '200ms'"
+"""Nothing waits for a burial, and it waits for nobody; the next one comes with the next look for orphans."""
+
+
 class NodeStore:
     """Statements on `nodes`; each runs on the calling thread's connection."""
 
@@ -72,8 +77,20 @@ class NodeStore:
 
         Returns:
             Who was dead. The effects of all of them are released in the same transaction, or at the next call.
+
+        Raises:
+            TransactionConflict: If somebody has locked them, as a node does that was stopped in the middle of a write.
+            DatabaseUnavailable: If the database cannot be reached.
         """
+        try:
+            return self._bury_dead(node_id, now)
+        except peewee.PeeweeException as error:
+            translated = translate_error(error)
+            raise translated from error
+
+    def _bury_dead(self, node_id: str, now: datetime) -> list[str]:
         with self._database.atomic():
+            self._database.execute_sql(BURY_PATIENCE)
             dead = [row[0] for row in self._database.execute_sql(BURY, (node_id,))]
             if dead:
                 OutboxStore(self._database).release_abandoned(now=now)

@@ -1,11 +1,12 @@
 """Sessions: who owns one, how far it is, and which ones nobody looks after."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import peewee
 
+from storage.array_literal import make_text_array
 from storage.node_store import OWNER_PREFIX
 from storage.records import SessionKey
 
@@ -32,6 +33,7 @@ SELECT session_key FROM sessions
 WHERE processed_event_seq < last_event_seq
   AND owner IS DISTINCT FROM %s
   AND (owner IS NULL OR owner NOT IN (SELECT node_id FROM live_nodes))
+  AND session_key <> ALL(%s::text[])
 LIMIT %s
 """
 
@@ -79,13 +81,18 @@ class SessionStore:
         """Return those of the sessions whose owner holds its connection."""
         return {row[0] for row in self._database.execute_sql(CONNECTED, (OWNER_PREFIX, list(session_keys)))}
 
-    def find_orphaned(self, *, node_id: str, limit: int) -> list[str]:
+    def find_orphaned(self, *, node_id: str, limit: int, besides: Sequence[str] = ()) -> list[str]:
         """Return keys of sessions with events left to process whose owner is neither alive nor `node_id`.
+
+        Args:
+            node_id: Who looks.
+            limit: How many at most.
+            besides: Sessions that are known, and left out.
 
         Returns:
             At most `limit` keys, in no order.
         """
-        rows = self._database.execute_sql(ORPHANED, (node_id, limit))
+        rows = self._database.execute_sql(ORPHANED, (node_id, make_text_array(besides), limit))
         return [row[0] for row in rows]
 
 

@@ -10,6 +10,7 @@ make a transaction of each answer's end, just when the next message is about to 
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -50,6 +51,46 @@ class Batch:
 
     def __bool__(self) -> bool:
         return self.request_count > 0
+
+    def without(self, left: "Batch") -> "Batch":
+        """Return what there is of it besides a part of it."""
+        if not left:
+            return self
+        kept = {id(each) for each in (*left.entries, *left.deliveries)}
+        return Batch(
+            tuple(entry for entry in self.entries if id(entry) not in kept),
+            tuple(report for report in self.deliveries if id(report) not in kept),
+            self.request_count - left.request_count,
+        )
+
+
+NOTHING: Final = Batch()
+
+
+def make_batch(entries: Sequence[Entry], deliveries: Sequence[Report] = ()) -> Batch:
+    """Return a batch of requests that are counted one by one."""
+    return Batch(tuple(entries), tuple(deliveries), len(entries) + len(deliveries))
+
+
+def split_by_session(batch: Batch) -> list[Batch]:
+    """Return a batch's parts, one for each session, in the order of their entries; those with reports alone come last.
+
+    Reports that were joined count as one here: who counts what is done counts the rest with the batch.
+    """
+    reports: dict[str, list[Report]] = {}
+    for report in batch.deliveries:
+        reports.setdefault(report.session_key, []).append(report)
+    parts = [make_batch([entry], reports.pop(entry.request.session_key, ())) for entry in batch.entries]
+    return parts + [make_batch((), left) for left in reports.values()]
+
+
+def join_batches(parts: Sequence[Batch]) -> Batch:
+    """Return one batch of several, which have no session in common."""
+    return Batch(
+        tuple(entry for part in parts for entry in part.entries),
+        tuple(report for part in parts for report in part.deliveries),
+        sum(part.request_count for part in parts),
+    )
 
 
 class WriteQueue:

@@ -13,9 +13,10 @@ halving the batch, and only the culprit is refused.
 | connection lost during COMMIT | ask `pg_xact_status` until that is final; report, or pause and run the batch again |
 | the same, and the database does not know | run the batch again: what was committed is recognised (`SessionWrite`) |
 | an answer lost without a word | the connection is ended (`ConnectionWatch`), as if it had broken |
-| a deadlock, or a wait for a lock that is too long | run the batch again, on the same connection |
+| a deadlock, or a wait for a lock that is too long | each session's part by itself; what meets it then is set aside |
+| the same, of a claim | `SessionHeld`: somebody is at work with the session, or about to be ended |
 | bad data in one write | the batch is halved until it is alone; `WriteRefused` |
-| a statement takes too long | the same, but a write that is alone is tried `MAX_TIMEOUTS` times |
+| a statement takes too long | the same, but what is alone is tried `MAX_TIMEOUTS` times |
 | another node owns the session | `WriteFenced`, the rest of the batch is committed |
 | process killed | nothing of the batch, or all of it; nobody was told |
 """
@@ -32,8 +33,9 @@ from storage.batch_committer import BatchCommitter, Outcomes
 from storage.connection_watch import ConnectionWatch
 from storage.database import describe_error
 from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut, TransactionConflict
-from storage.records import Outcome, ReplyTo, Report, SessionClaim, SessionWrite, WriteRefused
-from storage.write_queue import Batch, Entry, WriteQueue
+from storage.records import Outcome, ReplyTo, Report, SessionClaim, SessionHeld, SessionWrite, WriteRefused
+from storage.set_aside import SetAside
+from storage.write_queue import NOTHING, Batch, Entry, WriteQueue, join_batches, make_batch, split_by_session
 from storage.writer_connection import WriterConnection
 
 log = logging.getLogger(__name__)
@@ -42,14 +44,14 @@ RECONNECT_FIRST_S: Final = 0.05
 RECONNECT_MAX_S: Final = 1.0
 """Pauses between attempts to reach the database: doubling from the first to the last, with jitter."""
 
+MAX_LOCKS_APART: Final = 2
+"""How many sessions of a batch may meet a lock, each for `lock_timeout`, before the rest of it waits, too."""
+
 STALL_S: Final = 2.0
 """A batch that takes longer says that the database stands still: a commit takes milliseconds."""
 
 MAX_TIMEOUTS: Final = 3
 """How often a write may run into `statement_timeout` all by itself before it is refused: others wait behind it."""
-
-MAX_CLOSING_CONFLICTS: Final = 3
-"""How often a batch may meet another transaction in its way once the writer closes: a deadlock has passed by then."""
 
 DEFAULT_QUEUE_BYTES: Final = 16 * 1024 * 1024
 
@@ -82,11 +84,13 @@ class StorageWriter:
         self._connection = WriterConnection(dsn, node_id=node_id, watch=watch)
         self._committer = BatchCommitter(self._connection, node_id=node_id, clock=clock, find_out=self._find_out)
         self._queue = WriteQueue()
+        self._aside = SetAside()
         self._timeouts: dict[str, int] = {}  # by session key
         self._pauses: Pauses
         self._closing = threading.Event()
         self._reachable = threading.Event()
         self._is_lost = False
+        self._is_jammed = False  # so much is locked that it is no single session's matter
         self._busy_since_s: float | None = None  # with a batch
         self._gave_up = False
         self._thread = threading.Thread(target=self._run, name="storage-writer", daemon=True)
@@ -102,8 +106,8 @@ class StorageWriter:
 
     @property
     def is_overloaded(self) -> bool:
-        """True if no new work should be taken on: much waits for the database, or it is lost, or does not answer."""
-        return self._queue.byte_count >= self._queue_bytes or self._is_lost or self._is_stalled
+        """True if no new work should be taken on: much waits for the database, or it is lost, locked, or mute."""
+        return self._queue.byte_count >= self._queue_bytes or self._is_lost or self._is_jammed or self._is_stalled
 
     @property
     def _is_stalled(self) -> bool:
@@ -150,24 +154,34 @@ class StorageWriter:
         # Connecting first makes the node visible as an owner that is alive, and the first message fast.
         self._check_connection()
         while True:
-            batch = self._queue.take(self._connection.lease_due_s)
-            if self._connection.lease_due_s == 0:
-                self._check_connection()  # also between two batches of many
+            batch = self._queue.take(min(self._connection.lease_due_s, self._aside.due_s))
+            self._renew_lease()  # also between two batches of many
             if batch:
-                self._busy_since_s = time.monotonic()
-                outcomes = self._commit_until_known(batch)
-                self._busy_since_s = None
-                self._report(
-                    [
-                        (entry.reply_to, outcomes[entry.request.session_key])
-                        for entry in batch.entries
-                        if entry.request.session_key in outcomes
-                    ]
-                )
-                self._queue.settle(batch)
-            elif self._closing.is_set():
+                self._carry_out(batch)
+            elif self._closing.is_set() and not self._aside:
                 break
+            if self._aside.due_s == 0 or (self._aside and self._closing.is_set()):
+                self._carry_out(self._aside.take())
         self._connection.close()
+
+    def _carry_out(self, batch: Batch) -> None:
+        """Carry out a batch, report what became of it, and set aside what meets a lock."""
+        self._busy_since_s = time.monotonic()
+        outcomes, left = self._commit_until_known(batch)
+        self._busy_since_s = None
+        self._report(
+            [
+                (entry.reply_to, outcomes[entry.request.session_key])
+                for entry in batch.entries
+                if entry.request.session_key in outcomes
+            ]
+        )
+        self._aside.put(left)
+        self._queue.settle(batch.without(left))
+
+    def _renew_lease(self) -> None:
+        if self._connection.lease_due_s == 0:
+            self._check_connection()
 
     def _check_connection(self) -> None:
         try:
@@ -188,27 +202,61 @@ class StorageWriter:
         self._is_lost = True
         self._reachable.clear()
 
-    def _commit_until_known(self, batch: Batch) -> Outcomes:
-        """Commit a batch, reconnecting until the database has said yes or no to each entry."""
+    def _commit_until_known(self, batch: Batch) -> tuple[Outcomes, Batch]:
+        """Commit a batch, reconnecting until the database has said yes or no to each entry.
+
+        Returns:
+            The outcomes, and what met a lock: of that nothing is known yet.
+        """
         self._pauses = Pauses(self._closing)
-        conflicts = 0
+        has_conflicted = False
         while True:
             try:
-                outcomes = self._commit_or_halve(batch.entries, batch.deliveries)
+                if has_conflicted:
+                    outcomes, left = self._commit_apart(batch)
+                else:
+                    outcomes, left = self._commit_or_halve(batch.entries, batch.deliveries), NOTHING
             except TransactionConflict as error:
                 log.info("Another transaction was in the way: %s", error, extra={"action": "write_conflicted"})
-                conflicts += 1
-                if self._closing.is_set() and conflicts >= MAX_CLOSING_CONFLICTS:
-                    return self._give_up(batch)
+                has_conflicted = True
             except DatabaseUnavailable as error:
                 self._note_lost(error)
                 if self._closing.is_set():
-                    return self._give_up(batch)
+                    return self._give_up(batch), NOTHING
+                self._pauses.wait()
+                self._renew_lease()
             else:
                 self._note_reachable()
                 self._timeouts.clear()
-                return outcomes
-            self._pauses.wait()
+                self._is_jammed = self._is_jammed and bool(left)
+                if left and self._aside.is_exhausted(left, is_closing=self._closing.is_set()):
+                    return outcomes | self._give_up(left), NOTHING
+                return outcomes, left
+
+    def _commit_apart(self, batch: Batch) -> tuple[Outcomes, Batch]:
+        """Commit each session's part of a batch by itself; what meets a lock keeps nobody else from being done.
+
+        After `MAX_LOCKS_APART` locks the rest is left, too: then it is not a session's row that is locked but a table.
+        """
+        outcomes: Outcomes = {}
+        left: list[Batch] = []
+        conflicts = 0
+        for part in split_by_session(batch):
+            self._renew_lease()
+            if conflicts >= MAX_LOCKS_APART:
+                left.append(part)
+                continue
+            try:
+                outcomes |= self._commit_or_halve(part.entries, part.deliveries)
+            except TransactionConflict:
+                conflicts += 1
+                # Whoever has a session's row in a transaction of its own is at work with it, or about to be ended.
+                held = [entry for entry in part.entries if isinstance(entry.request, SessionClaim)]
+                for key in (entry.request.session_key for entry in held):
+                    outcomes[key] = SessionHeld(session_key=key, is_dying=True)
+                left.append(part.without(make_batch(held)))
+        self._is_jammed = conflicts >= MAX_LOCKS_APART
+        return outcomes, join_batches(left)
 
     def _give_up(self, batch: Batch) -> Outcomes:
         log.error(
@@ -225,7 +273,7 @@ class StorageWriter:
         try:
             return self._committer.commit(entries, deliveries)
         except StatementTimedOut as error:
-            if len(entries) + len(deliveries) == 1 and not self._is_hopeless(entries):
+            if len(entries) + len(deliveries) == 1 and not self._is_hopeless([*entries, *deliveries]):
                 raise
             reason: Exception = error
         except DatabaseUnavailable:
@@ -241,11 +289,10 @@ class StorageWriter:
             entries[low:], deliveries[high:]
         )
 
-    def _is_hopeless(self, entries: Sequence[Entry]) -> bool:
+    def _is_hopeless(self, alone: Sequence[Entry | Report]) -> bool:
         """Count a timeout of what was alone in its transaction; True if that has had enough of them."""
-        if not entries:
-            return False
-        session_key = entries[0].request.session_key
+        (each,) = alone
+        session_key = each.request.session_key if isinstance(each, Entry) else each.session_key
         self._timeouts[session_key] = self._timeouts.get(session_key, 0) + 1
         return self._timeouts[session_key] >= MAX_TIMEOUTS
 

@@ -20,8 +20,9 @@ PLANNER_SETTINGS: Final = " ".join(
         "-c plan_cache_mode=force_generic_plan",
         # They must be right for tables that have grown since: by index, row by row, which is all that is done here.
         "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off",
-        # Waiting for somebody's lock says nothing against the data; it must show before statement_timeout does.
-        "-c lock_timeout=10s",
+        # Waiting for somebody's lock says nothing against the data, and all others wait behind it: then they go ahead
+        # (`SetAside`). Far less than a lease, which is not renewed meanwhile.
+        "-c lock_timeout=1s",
     )
 )
 

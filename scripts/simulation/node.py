@@ -88,9 +88,9 @@ class StoreReads:
 
         loop.call_later(self._chance.choice((0.0, 0.001, 0.01)), run)
 
-    def find_orphaned(self, *, node_id: str, limit: int) -> list[str]:
+    def find_orphaned(self, *, node_id: str, limit: int, besides: Sequence[str]) -> list[str]:
         """As `SessionStore.find_orphaned`."""
-        return self._store.find_orphaned(node_id, limit)
+        return self._store.find_orphaned(node_id, limit, besides)
 
     def bury_dead(self, *, node_id: str, now: object) -> list[str]:  # noqa: ARG002 (the store's)
         """As `NodeStore.bury_dead`."""
@@ -179,6 +179,11 @@ class Node:
         for connection_id, client in list(self._clients.items()):
             client.lose(connection_id)
         self._clients.clear()
+
+    @property
+    def is_paused(self) -> bool:
+        """True while it stands still."""
+        return self._process.is_paused
 
     def pause(self) -> None:
         """Stand still: its actors, agents and timers, its writer and the renewal of its lease."""

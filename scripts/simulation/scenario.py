@@ -23,6 +23,9 @@ FAULTS: Final = ("kill", "pause", "cut", "outage", "read-only")
 HEALING_S: Final = 120.0
 """How long all may take to come to rest once nothing goes wrong any more: retries, leases and circuits included."""
 
+REST_S: Final = 2.0
+"""How long it must stay at rest: a node that has stood still may do what it was at when it goes on."""
+
 
 @dataclass(slots=True)
 class History:
@@ -155,6 +158,8 @@ class Play:
     def _inject(self, fault: str, client: Client) -> None:
         loop = asyncio.get_running_loop()
         node = self._choose_node()
+        if fault in ("kill", "pause") and (node is None or (fault == "pause" and node.is_paused)):
+            return
         self._history.faults[fault] += 1
         self._record(f"{fault} {node.node_id if node is not None else ''}")
         lasts_s = self._chance.choice((0.05, 0.5, 3.0))
@@ -182,21 +187,27 @@ class Play:
         self._loss = 0.0
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + HEALING_S
-        while not self._is_at_rest:
+        rests_since_s: float | None = None
+        while rests_since_s is None or loop.time() - rests_since_s < REST_S:
             self._raise_first(failures)
             if loop.time() > deadline_s:
                 return  # the checker says what is missing
             await asyncio.sleep(0.5)
+            rests_since_s = (rests_since_s or loop.time()) if self._is_at_rest else None
         self._raise_first(failures)
 
     @property
     def _is_at_rest(self) -> bool:
-        return all(
-            client.is_done and client.cursor == len(self._store.sessions[client.session_key].effects)
-            for client in self._clients
-        ) and all(
-            session.processed_event_seq == len(session.events) and self._is_delivered(key)
-            for key, session in self._store.sessions.items()
+        return (
+            not any(node.is_paused for node in self._nodes)
+            and all(
+                client.is_done and client.cursor == len(self._store.sessions[client.session_key].effects)
+                for client in self._clients
+            )
+            and all(
+                session.processed_event_seq == len(session.events) and self._is_delivered(key)
+                for key, session in self._store.sessions.items()
+            )
         )
 
     def _is_delivered(self, session_key: str) -> bool:

@@ -91,7 +91,7 @@ class Store:
                         statuses[place] = EffectStatus.PENDING
         return dead
 
-    def find_orphaned(self, node_id: str, limit: int) -> list[str]:
+    def find_orphaned(self, node_id: str, limit: int, besides: Sequence[str] = ()) -> list[str]:
         """As `SessionStore.find_orphaned`."""
         return [
             key
@@ -99,6 +99,7 @@ class Store:
             if session.processed_event_seq < len(session.events)
             and self.owners.get(key) != node_id
             and not self.is_alive(self.owners.get(key) or "")
+            and key not in besides
         ][:limit]
 
     # Writes

@@ -1,15 +1,20 @@
 """Leases: who is taken to live, what that keeps from others, and what becomes of a dead node's effects."""
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
+from actors.director import look_after_others
+from actors.services import ReadsPort
 from storage.node_store import LEASE_S, LINGER_S, NodeStore
 from storage.records import EffectStatus, SessionClaim, SessionClaimed, SessionHeld, SessionRelease, WriteFenced
+from storage.session_store import SessionStore
 from tests.integration.conftest import OpenWriter
 from tests.integration.test_session_store import live_node
-from tests.postgres import Conversation, Query, RecordingWriter, make_user_message, wait_until
+from tests.postgres import Conversation, Query, RecordingWriter, make_user_message, open_query, wait_until
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 KEY = "ann:eliza:t1"
@@ -142,3 +147,28 @@ def test_dead_nodes_effects_are_returned_to_pending(
     assert store.bury_dead(node_id="me", now=NOW) == ["dead"]
     assert query("SELECT DISTINCT status FROM effects") == [("pending",)]
     assert store.bury_dead(node_id="me", now=NOW) == []
+
+
+def test_node_that_stopped_in_a_transaction_keeps_nobody_elses_sessions_from_being_found(
+    dsn: str, database: PooledPostgresqlDatabase, store: NodeStore, writer: RecordingWriter, query: Query
+) -> None:
+    keys = [KEY, "ann:eliza:t2"]
+    for key in keys:
+        talk = Conversation(writer, key)
+        talk.claim()
+        talk.exchange("a")
+        talk.say()
+        writer.deliver(talk.delivery(1, 1, EffectStatus.EXECUTING))
+    reads = cast("ReadsPort", SimpleNamespace(nodes=store, sessions=SessionStore(database)))
+    with open_query(dsn) as stopped:
+        stopped("BEGIN")
+        stopped("UPDATE effects SET status = 'completed' WHERE session_key = %s", KEY)
+        store.renew("dead")
+        make_old(query, "expires_at", "dead")
+        query("UPDATE sessions SET owner = 'dead'")
+        assert sorted(look_after_others(reads, "me", NOW, [])) == keys
+        assert look_after_others(reads, "me", NOW, [KEY]) == keys[1:]
+        assert query("SELECT count(*) FROM nodes WHERE node_id = 'dead'") == [(1,)], "it is buried later"
+        stopped("ROLLBACK")
+    look_after_others(reads, "me", NOW, [])
+    assert query("SELECT count(*) FROM nodes WHERE node_id = 'dead'") == [(0,)]

@@ -971,10 +971,20 @@ def test_fenced_session_refuses_what_was_not_stored() -> None:
     play.stored.claim()
     assert isinstance(play.commit(), WriteFenced)
     assert play.left is not None
-    assert not play.left.restart
+    assert play.left.restart, "a database that lost its last commits fences, too, and then nobody else goes on"
     assert play.codes(waiting) == ["overloaded"]
     assert play.codes(inbox) == ["overloaded"]
     assert play.state.phase is Phase.LEFT
+
+
+def test_fenced_session_with_nothing_left_to_do_has_no_successor() -> None:
+    play = start_running()
+    play.settle()
+    play.say("second", "r2")
+    play.stored.claim()
+    assert isinstance(play.commit(), WriteFenced)
+    assert play.left is not None
+    assert not play.left.restart
 
 
 def test_fenced_claim_makes_the_actor_leave() -> None:
@@ -1109,7 +1119,7 @@ def test_messages_of_a_failed_actors_fenced_write_are_answered() -> None:
     play.tell(WriteFenced(session_key=KEY))
     assert (play.codes(known), play.codes(new)) == (["overloaded"], ["overloaded"])
     assert play.left is not None
-    assert not play.left.restart
+    assert play.left.restart
 
 
 def test_messages_of_a_failed_actors_refused_write_are_answered() -> None:
