@@ -1,26 +1,19 @@
-"""A server with a bug: the production code with one thing changed. It shows that a run finds what it is there to find.
-
-python -m scripts.chaos.bugs BUG serve ...
-"""
+"""Bugs to plant in a server: one thing changed each. They show that a run finds what it is there to find."""
 
 import random
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from scripts import cli
+from scripts.chaos.instruments import wrap
 from scripts.simulation.bugs import Bug
 from server.thread_connection import ThreadConnection
 from storage.batch_committer import BatchCommitter, Outcomes
 from storage.records import EffectRecord, Report, SessionWrite, WriteCommitted, WriteFenced
 from storage.write_queue import Batch, Entry
 from storage.writer import StorageWriter
-
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 RATE: Final = 0.01
 """How likely an effect is swallowed, or delivered twice."""
@@ -112,21 +105,6 @@ BUGS: Final[Mapping[Bug, Callable[[], None]]] = {
 }
 
 
-def wrap(owner: type, name: str) -> Callable[[Method], Method]:
-    """Return a decorator that puts a function in a method's place; it is given the method first."""
-    original = getattr(owner, name)
-
-    def put(function: Method) -> Method:
-        @wraps(original)
-        def call(*arguments: object) -> object:
-            return function(original, *arguments)
-
-        setattr(owner, name, call)
-        return function
-
-    return put
-
-
 def move_behind(committer: BatchCommitter, write: SessionWrite) -> SessionWrite:
     """Return a write as a new one, that applies to its session as it is now."""
     database = committer._connection.database
@@ -147,8 +125,3 @@ def move_behind(committer: BatchCommitter, write: SessionWrite) -> SessionWrite:
         ),
         checkpoint=None,
     )
-
-
-if __name__ == "__main__":
-    BUGS[Bug(sys.argv.pop(1))]()
-    cli.main()

@@ -71,6 +71,9 @@ def judge(record: Sequence[Line], tables: Tables, faults: Mapping[str, int]) -> 
         "answers": counts["ok"],
         "witnessed writes": len(tables["witnessed"]),
     }
+    if "kill" in faults:
+        hands = {(key, owner) for key, _, _, _, _, owner, _ in tables["witnessed"]}
+        needed["sessions that changed hands"] = len(hands) - len({key for key, _ in hands})
     verdict.missing.extend(name for name, count in needed.items() if not count)
     return verdict
 
@@ -134,11 +137,13 @@ def check_writers(tables: Tables) -> list[str]:
     highest: dict[str, int] = {}
     owners: dict[tuple[str, int], str] = {}
     witnessed: Counter[tuple[str, str, int]] = Counter()
-    for key, kind, seq, connection, owner, epoch in tables["witnessed"]:
+    for key, kind, seq, connection, written_epoch, owner, epoch in tables["witnessed"]:
         witnessed[kind, key, seq] += 1
         what = f"{kind} {seq} of {key}"
         if connection != f"{OWNER_PREFIX}{owner}":
             found.append(f"I8: {what} was written by {connection!r} while {owner} owned it")
+        if written_epoch != epoch:
+            found.append(f"I8: {what} was written under epoch {written_epoch}, when {epoch} had been granted")
         if epoch < highest.get(key, epoch):
             found.append(f"I8: {what} was written in epoch {epoch}, after {highest[key]}")
         if owners.setdefault((key, epoch), connection) != connection:
@@ -175,7 +180,7 @@ def check_frames(record: Sequence[Line], tables: Tables) -> list[str]:
     seen: dict[tuple[str, str], int] = {}  # by device, whatever the connection
     devices: defaultdict[str, set[str]] = defaultdict(set)
     for line in record:
-        if line["kind"] == "frame":
+        if line["kind"] in ("frame", "invoke"):
             devices[line["session"]].add(line["device"])
     types = {(key, seq): payload["type"] for key, seq, payload, *_ in tables["effects"]}
     for line in record:

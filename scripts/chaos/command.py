@@ -60,7 +60,7 @@ class Plan:
     help=f"Which, with commas, of: {', '.join(FAULTS)}.  [default: all that the machine can do]",
 )
 @click.option("--servers", default=1, show_default=True, type=click.IntRange(1, 4), help="Servers on one database.")
-@click.option("--threads", default=8, show_default=True, type=click.IntRange(1, 100), help="Conversations at once.")
+@click.option("--threads", default=8, show_default=True, type=click.IntRange(2, 100), help="Conversations at once.")
 @click.option("--bug", type=click.Choice([bug.value for bug in Bug]), help="Plant a bug in the servers.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to a file, too.")
 def chaos(

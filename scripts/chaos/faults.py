@@ -15,6 +15,10 @@ from scripts.chaos.stage import ChaosFailed, Stage, end_backends, find_clock_lib
 
 PAUSES_S: Final = (0.2, 1.0, 3.0)
 BEYOND_LEASE_S: Final = 12.0
+STALL_LOOK_S: Final = 0.03
+STALL_TIMEOUT_S: Final = 15.0
+"""Most of the time a server is in no transaction: it is stopped again and again until it is."""
+
 LATENCIES_S: Final = (0.005, 0.05, 0.2)
 CUTS_AT_ONCE: Final = 5
 CUT_TIMEOUT_S: Final = 5.0
@@ -53,6 +57,23 @@ def pause(stage: Stage, chance: random.Random) -> int:
 def lapse(stage: Stage, chance: random.Random) -> int:
     """Let a server stand still for longer than its lease."""
     return pause_for(stage, chance, BEYOND_LEASE_S)
+
+
+def stall(stage: Stage, chance: random.Random) -> int:
+    """Let a server stand still in the middle of a transaction, for longer than its lease: it holds locks meanwhile."""
+    server = chance.choice(stage.servers)
+    deadline_s = time.monotonic() + STALL_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        server.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(STALL_LOOK_S)
+            if stage.has_stalled_transaction(STALL_LOOK_S / 2):
+                time.sleep(BEYOND_LEASE_S)
+                return 1
+        finally:
+            server.send_signal(signal.SIGCONT)
+        time.sleep(chance.random() * STALL_LOOK_S)
+    return 0
 
 
 def pause_for(stage: Stage, chance: random.Random, seconds: float) -> int:
@@ -170,6 +191,7 @@ FAULTS: Final[Mapping[str, Callable[[Stage, random.Random], int]]] = {
     "immediate": immediate,
     "pause": pause,
     "lapse": lapse,
+    "stall": stall,
     "freeze": freeze,
     "standstill": standstill,
     "disconnect": disconnect,

@@ -9,7 +9,7 @@ Each line of the record is a JSON object with `t`, monotonic seconds, and `kind`
 
 | kind | fields | when |
 |---|---|---|
-| `invoke` | `session`, `request`, `text` | before a message is sent for the first time |
+| `invoke` | `device`, `session`, `request`, `text` | before a message is sent for the first time |
 | `ok` | `session`, `request`, `end`, `text`, `joined` | its end came; `joined` are its tokens since `restarted` |
 | `fail` | `session`, `request`, `code` | it was refused for good: nothing may be stored |
 | `unknown` | `session`, `request` | a connection was lost, or the run ended, before anything of it was known |
@@ -67,12 +67,13 @@ class Device:
     """A user's client of one server.
 
     Attributes:
+        name: Tells it from others.
         open: What was said and not heard of since: request ids, with their threads.
     """
 
     def __init__(self, recorder: Recorder, url: str, user: str) -> None:
         self._recorder = recorder
-        self._name = f"{user} {url}"
+        self.name = f"{user} {url}"
         self._user = user
         self._connection = 0
         self.open: dict[str, str] = {}
@@ -114,7 +115,7 @@ class Device:
             shown = {name: frame.get(name) for name in ("requestId", "value", "message", "code", "attempt")}
             self._recorder.write(
                 "frame",
-                device=self._name,
+                device=self.name,
                 connection=self._connection,
                 session=self.name_session(frame["threadId"]),
                 request=frame.get("requestId"),
@@ -138,7 +139,7 @@ async def talk(
         text = json.dumps({"tokens": chance.randrange(1, 30), "interval_ms": chance.choice((0, 5, 20))})
         if chance.random() < SWITCH_RATE:
             device = chance.choice(devices)
-        recorder.write("invoke", session=session, request=request, text=text)
+        recorder.write("invoke", device=device.name, session=session, request=request, text=text)
         await ask(device, recorder, thread, request, text)
 
 

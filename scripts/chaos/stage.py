@@ -55,7 +55,7 @@ class Server:
         self._log = folder / f"server-{self.port}.log"
         self._clock = folder / f"clock-{self.port}"
         self._clock_library = clock_library
-        self._program = ["scripts.cli"] if bug is None else ["scripts.chaos.bugs", str(bug)]
+        self._program = ["scripts.chaos.server", *([] if bug is None else ["--bug", str(bug)])]
         self._process: subprocess.Popen[str] | None = None
         self.move_clock(0)
 
@@ -191,6 +191,16 @@ class Stage:
         """Return the process ids of what serves the servers' writers."""
         rows = self.query("SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s", OWNER_PREFIX + "%")
         return [pid for (pid,) in rows]
+
+    def has_stalled_transaction(self, for_s: float) -> bool:
+        """Tell whether a writer has kept a transaction open for so long without a word."""
+        rows = self.query(
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s AND state = 'idle in transaction' "
+            "AND state_change < clock_timestamp() - make_interval(secs => %s)",
+            OWNER_PREFIX + "%",
+            for_s,
+        )
+        return bool(rows)
 
     @contextmanager
     def standstill(self) -> Iterator[None]:

@@ -33,9 +33,9 @@ def make_tables() -> Tables:
         "turns": [(KEY, 1, 1, "running"), (KEY, 1, 2, "completed"), (KEY, 2, 1, "cancelled")],
         "checkpoints": [(KEY, "cp", 1)],
         "witnessed": [
-            *((KEY, "events", seq, "callboard n1", "n1", 2) for seq in (1, 2)),
-            *((KEY, "effects", seq, "callboard n1", "n1", 2) for seq in (1, 2)),
-            *((KEY, "effects", seq, "callboard n2", "n2", 3) for seq in range(3, 8)),
+            *((KEY, "events", seq, "callboard n1", 2, "n1", 2) for seq in (1, 2)),
+            *((KEY, "effects", seq, "callboard n1", 2, "n1", 2) for seq in (1, 2)),
+            *((KEY, "effects", seq, "callboard n2", 3, "n2", 3) for seq in range(3, 8)),
         ],
     }
 
@@ -45,7 +45,8 @@ def make_record(tables: Tables) -> Record:
     about = {"session": KEY}
     record: Record = [{"kind": "connected", "connection": 1}]
     record += [
-        {"kind": "invoke", **about, "request": name, "text": text} for name, text in (("r1", "one"), ("r2", "two"))
+        {"kind": "invoke", "device": "d", **about, "request": name, "text": text}
+        for name, text in (("r1", "one"), ("r2", "two"))
     ]
     record += [{"kind": "accepted", **about, "request": name} for name in ("r1", "r2")]
     for _, seq, payload, *_ in tables["effects"]:
@@ -185,15 +186,19 @@ def accept_for_another_user(record: Record, tables: Tables) -> None:
 
 
 def write_as_a_former_owner(record: Record, tables: Tables) -> None:
-    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n1", "n2", 3)
+    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n1", 3, "n2", 3)
 
 
 def write_under_an_older_epoch(record: Record, tables: Tables) -> None:
-    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n1", "n1", 2)
+    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n1", 2, "n1", 2)
+
+
+def write_as_a_former_actor_of_the_same_node(record: Record, tables: Tables) -> None:
+    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n2", 3, "n2", 4)
 
 
 def grant_an_epoch_twice(record: Record, tables: Tables) -> None:
-    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n3", "n3", 3)
+    tables["witnessed"][-1] = (KEY, "effects", 7, "callboard n3", 3, "n3", 3)
 
 
 def write_unseen(record: Record, tables: Tables) -> None:
@@ -228,6 +233,7 @@ def write_unseen(record: Record, tables: Tables) -> None:
         (accept_for_another_user, "I5"),
         (write_as_a_former_owner, "I8"),
         (write_under_an_older_epoch, "I8"),
+        (write_as_a_former_actor_of_the_same_node, "I8"),
         (grant_an_epoch_twice, "I8"),
         (write_unseen, "I8"),
     ],
@@ -254,9 +260,12 @@ def test_device_is_not_shown_what_was_said_on_it() -> None:
         ("lost", {"kill": 1}, ["connections lost"]),
         ("ok", {"kill": 1}, ["answers"]),
         ("", {}, ["faults"]),
+        ("hands", {"kill": 1}, ["sessions that changed hands"]),
     ],
 )
 def test_run_in_which_nothing_happened_proves_nothing(kind: str, faults: dict[str, int], missing: list[str]) -> None:
     tables = make_tables()
     record = [line for line in make_record(tables) if line["kind"] != kind]
+    if kind == "hands":
+        tables["witnessed"] = [(*row[:3], "callboard n1", 2, "n1", 2) for row in tables["witnessed"]]
     assert judge(record, tables, faults).missing == missing
