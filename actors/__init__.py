@@ -50,9 +50,9 @@ What happens at each failure:
 | a handler of delivery raises | logged; the message is dropped, the state is as before |
 | another node has the session | new messages are `overloaded`; if that node has lost its connection, they wait for |
 | | up to three seconds, until it is back or taken to be dead (`storage.node_store`) |
-| another node claims the session | the next write is fenced and the actor exits; if something was left to do, a new one |
-| | finds out by a claim whose the session is |
-| somebody holds a lock on the session's row | its write is tried again and again, behind the others; a claim is made again |
+| another node claims the session | the next write is fenced and the actor exits; if something was left to do, a |
+| | new one finds out by a claim whose the session is |
+| somebody has locked the session's row | its write is tried again, behind the others; a claim is made again |
 | the database refuses a write's data | its requests are answered `internal`, the actor is made anew |
 | the database cannot be reached | writes wait in the writer, tokens in the turn; past 64 KiB the agent is paused, |
 | or stands still | and its deadline with it; new messages are `overloaded` until it answers again |
