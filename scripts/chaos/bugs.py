@@ -30,13 +30,15 @@ def acknowledge_before_commit() -> None:
     """Report a write as committed as soon as the writer has it."""
 
     @wrap(StorageWriter, "_commit_until_known")
-    def commit(original: Callable[..., Outcomes], writer: StorageWriter, batch: Batch) -> Outcomes:
+    def commit(
+        original: Callable[..., tuple[Outcomes, Batch]], writer: StorageWriter, batch: Batch
+    ) -> tuple[Outcomes, Batch]:
         early = [entry for entry in batch.entries if isinstance(entry.request, SessionWrite)]
         writer._report([(entry.reply_to, WriteCommitted(write=entry.request)) for entry in early])  # type: ignore[arg-type]
         time.sleep(LATE_S)
-        outcomes = original(writer, batch)
+        outcomes, left = original(writer, batch)
         told = {entry.request.session_key for entry in early}
-        return {key: outcome for key, outcome in outcomes.items() if key not in told}
+        return {key: outcome for key, outcome in outcomes.items() if key not in told}, left
 
 
 def ignore_fence() -> None:
