@@ -24,6 +24,7 @@ from typing import Final
 
 from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited, DeadEnvelope, WakeupMessage
 
+from actors.admin_messages import DescribeDirector, DirectorDescribed, LiveSessionListed, WakeSession
 from actors.base import BaseActor
 from actors.circuit import MAX_FAILURES, WINDOW_S, Circuit
 from actors.effect_frames import RETRY_AFTER_MS
@@ -122,6 +123,7 @@ class SessionDirector(BaseActor):
         self._start = message
         self._services = message.services
         self._settings = message.services.settings
+        self._services.meter.watch_sessions(self._live.__len__, lambda: self._live.busy_count)
         self.handleDeadLetters()
         self._poll_orphans()
 
@@ -180,6 +182,8 @@ class SessionDirector(BaseActor):
         self.send(live.address, message)
 
     def _refuse(self, message: SubmitUserMessage | SubmitCancel, reason: str, *, code: str = "overloaded") -> None:
+        if isinstance(message, SubmitUserMessage):
+            self._services.meter.count_refused(code)
         frame = {
             "type": "error",
             "code": code,
@@ -235,11 +239,13 @@ class SessionDirector(BaseActor):
             delivery=self._start.delivery,
         )
         self.send(live.address, start)
+        self._services.meter.count_session_started()
         return live
 
     def _let_go(self, live: LiveSession) -> None:
         self._live.remove(live)
         self.send(live.address, ActorExitRequest())
+        self._services.meter.count_session_passivated()
 
     def _passivate(self) -> None:
         """Let those go that have been idle for long enough, and look again when the next one will have been."""
@@ -341,6 +347,38 @@ class SessionDirector(BaseActor):
             log.warning("Could not look for unprocessed events: %s", message.error, extra={"action": "poll_failed"})
         self._poll_failed = True
         self._arm_poll()
+
+    # Operators
+
+    def receiveMsg_DescribeDirector(self, message: DescribeDirector, sender: ActorAddress) -> None:
+        """Say which sessions have an actor."""
+        now_s = self._services.clock()
+        chosen = self._live.list_sessions(message.session_keys, limit=message.limit)
+        described = DirectorDescribed(
+            inquiry=message.inquiry,
+            live=len(self._live),
+            busy=self._live.busy_count,
+            resting=sum(recovery.circuit.is_resting(now_s) for recovery in self._recoveries.values()),
+            sessions=tuple(
+                LiveSessionListed(
+                    session_key=live.session_key,
+                    address=live.address,
+                    idle_for_s=None if live.idle_since_s is None else now_s - live.idle_since_s,
+                )
+                for live in chosen
+            ),
+        )
+        self.send(sender, described)
+
+    def receiveMsg_WakeSession(self, message: WakeSession, _sender: ActorAddress) -> None:
+        """Make an actor for a session, or have the one that there is make sure that it owns it."""
+        if self._drained is not None:
+            return
+        live = self._live.get(message.session_key)
+        if live is not None:
+            self._send_counted(live, ConfirmClaim())
+        elif not self._is_resting(message.session_key):
+            self._create(message.session_key)
 
     # The node
 

@@ -8,7 +8,9 @@ Everything costs the same however many there are. Pure: the director carries out
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from thespian.actors import ActorAddress
 
@@ -48,6 +50,19 @@ class LiveSessions:
     def addresses(self) -> list[ActorAddress]:
         """Of all of them, in order of creation."""
         return [live.address for live in self._by_key.values()]
+
+    def list_sessions(self, session_keys: Iterable[str] | None, *, limit: int) -> list[LiveSession]:
+        """Return sessions, busy ones first.
+
+        Args:
+            session_keys: Which; None for all. Those that have no actor are left out.
+            limit: How many at most.
+        """
+        if session_keys is not None:
+            chosen = [live for key in session_keys if (live := self._by_key.get(key)) is not None]
+            return chosen[:limit]
+        busy = (live for live in self._by_key.values() if live.idle_since_s is None)
+        return list(islice(chain(busy, reversed(self._idle.values())), limit))
 
     @property
     def longest_idle(self) -> LiveSession | None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from thespian.actors import Actor, ActorAddress, ActorSystemMessage, PoisonMessage
 
+from actors.handler_times import LIMITS_S, NOTHING_YET, SUM, HandlerTimes
 from actors.loop_cell import ActorCell
 from actors.loop_driver import find_running_loop
 from actors.loop_failure import ENDS_THE_RUN, log_failure, try_handling
@@ -41,6 +42,9 @@ class MailQueue:
         bury: Takes sender, address and message of mail for nobody.
         end_slice: Called after each slice.
         slow_handler_s: A handler that takes longer is logged.
+
+    Attributes:
+        times: How long handlers have taken.
     """
 
     def __init__(
@@ -66,6 +70,11 @@ class MailQueue:
         self._is_scheduled = False
         self._is_closed = False
         self.is_draining = False
+        self.times: HandlerTimes = {}
+
+    def __len__(self) -> int:
+        """How many messages wait."""
+        return len(self._queue)
 
     def __bool__(self) -> bool:
         return bool(self._queue)
@@ -122,6 +131,7 @@ class MailQueue:
             self._clock or time.perf_counter,
             self._slow_handler_s,
         )
+        times, quick_s, sum_place = self.times, LIMITS_S[0], SUM
         begun = clock()
         slice_end = begun + SLICE_S
         failure: BaseException | None = None
@@ -147,8 +157,21 @@ class MailQueue:
                             self.repeat(cell, message, sender, failure)
                             failure = None
                 now = clock()
-                if now - begun > slow_s:
-                    warn_of_slow_handler(instance, message, now - begun)
+                held_s = now - begun
+                try:
+                    tally = times[message.__class__]
+                except KeyError:
+                    tally = times[message.__class__] = [*NOTHING_YET]
+                tally[sum_place] += held_s
+                if held_s <= quick_s:
+                    tally[0] += 1
+                else:
+                    bucket = 1
+                    while held_s > LIMITS_S[bucket]:
+                        bucket += 1
+                    tally[bucket] += 1
+                if held_s > slow_s:
+                    warn_of_slow_handler(instance, message, held_s)
                 begun = now
                 if now >= slice_end:
                     break

@@ -6,6 +6,7 @@ from typing import Any
 
 from thespian.actors import ActorAddress, ActorSystem
 
+from actors.handler_times import HandlerTimes
 from actors.loop_base import DEFAULT_SLOW_HANDLER_MS, LoopSystemBase
 
 
@@ -52,6 +53,16 @@ class LoopActorSystem(ActorSystem):  # type: ignore[misc]
             self, logDefs, loop=self._loop, slow_handler_ms=self._slow_handler_ms, clock=self._clock
         )
         return self._systemBase
+
+    @property
+    def mail_count(self) -> int:
+        """How many messages wait for their handlers."""
+        return len(self._systemBase.mail)
+
+    @property
+    def handler_times(self) -> HandlerTimes:
+        """How long handlers have taken."""
+        return self._systemBase.mail.times
 
     def shutdown(self) -> None:
         """End all actors. What is told later, by tasks and threads that still have something to say, is dropped."""

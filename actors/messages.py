@@ -18,6 +18,7 @@ from actors.agents.protocol import TokenUsage
 from actors.routing import Receipt
 from actors.services import Services, SweeperPort
 from storage.outbox_records import OutboxBacklog, OutboxEffect, OutboxSubscription
+from storage.records import AuditRecord
 
 # The edge asks. It counts what it has asked for as long as anybody holds it (`server.intake`): hence `weakref_slot`.
 
@@ -34,6 +35,8 @@ class SubmitUserMessage:
         request_id: The client's own id; None if it gave none.
         submitted_at_s: On the monotonic clock: what `latencyMs` counts from.
         reject_if_busy: True to be refused rather than to wait behind others.
+        retry_of: The event of a failed turn that an operator runs again with it; None if a user says it.
+        audit: What is noted with it, of an operator.
     """
 
     session_key: str
@@ -43,22 +46,29 @@ class SubmitUserMessage:
     text: str
     submitted_at_s: float
     reject_if_busy: bool = False
+    retry_of: int | None = None
+    audit: AuditRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class SubmitCancel:
     """The edge -> SessionDirector -> SessionActor.
 
-    Answered only if the request has ended already, and then once: the same cancel again is no news.
+    Answered only if the request has ended already, and then once: the same cancel again is no news. An operator's is
+    always answered.
 
     Attributes:
-        request_id: The request to stop; it may be still to come.
+        request_id: The request to stop; it may be still to come. None for an operator's: what runs, or is next.
+        reaches_all: True for an operator's that stops what waits behind it, too.
+        audit: What is noted with an operator's.
     """
 
     session_key: str
     event_id: UUID
     connection_id: str
-    request_id: str
+    request_id: str | None
+    reaches_all: bool = False
+    audit: AuditRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What actors are given: the world outside, as narrow protocols. It arrives in an actor's first message."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ from actors.retry_policy import RetryPolicy
 from storage.node_store import NodeStore
 from storage.outbox_records import OutboxEffect, OutboxSubscription
 from storage.outbox_store import OutboxStore
-from storage.records import Report, SessionClaim, SessionWrite
+from storage.records import Report, SessionClaim, SessionWrite, TurnStatus
 from storage.retention_records import RetentionPolicy, SweepFailed, SweepStepDone
 from storage.session_store import SessionStore
 
@@ -89,6 +89,74 @@ class FrameSink(Protocol):
         """Queue a frame that is not stored."""
 
 
+class Meter(Protocol):
+    """What is counted of the actors' work, and timed (`server.metrics`). Of the loop's thread; it raises nothing."""
+
+    def count_accepted(self, after_s: float) -> None:
+        """A message is committed, so long after the edge took it."""
+
+    def count_refused(self, code: str) -> None:
+        """A message was refused."""
+
+    def count_turn(self, status: TurnStatus) -> None:
+        """A turn's outcome is committed."""
+
+    def count_retry(self) -> None:
+        """The end of an attempt is committed that another one follows."""
+
+    def count_tokens(self, count: int) -> None:
+        """Tokens are committed, as many as the agent gave."""
+
+    def time_first_token(self, after_s: float) -> None:
+        """The first token of an answer is committed, so long after the edge took its message."""
+
+    def count_session_started(self) -> None:
+        """A session has an actor."""
+
+    def count_session_passivated(self) -> None:
+        """An idle session's actor was let go."""
+
+    def watch_sessions(self, count_live: Callable[[], int], count_busy: Callable[[], int]) -> None:
+        """Ask these whenever somebody wants to know how many sessions have an actor, and how many have work."""
+
+    def watch_lagging(self, list_lagging: Callable[[], Collection[str]]) -> None:
+        """Ask this for the connections that are not live in some session."""
+
+
+class NoMeter:
+    """Counts nothing."""
+
+    def count_accepted(self, after_s: float) -> None:
+        """See `Meter`."""
+
+    def count_refused(self, code: str) -> None:
+        """See `Meter`."""
+
+    def count_turn(self, status: TurnStatus) -> None:
+        """See `Meter`."""
+
+    def count_retry(self) -> None:
+        """See `Meter`."""
+
+    def count_tokens(self, count: int) -> None:
+        """See `Meter`."""
+
+    def time_first_token(self, after_s: float) -> None:
+        """See `Meter`."""
+
+    def count_session_started(self) -> None:
+        """See `Meter`."""
+
+    def count_session_passivated(self) -> None:
+        """See `Meter`."""
+
+    def watch_sessions(self, count_live: Callable[[], int], count_busy: Callable[[], int]) -> None:
+        """See `Meter`."""
+
+    def watch_lagging(self, list_lagging: Callable[[], Collection[str]]) -> None:
+        """See `Meter`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorSettings:
     """What an operator can set of the actors.
@@ -123,6 +191,7 @@ class Services:
         clock: Monotonic seconds.
         tell: Hands a message to an actor, from the loop's thread or any other.
         agent_slices: Shares the loop's time among agents that never wait.
+        meter: Counts what they do.
         draw: Gives random numbers of 0 up to 1: what is spread out in time is spread by them.
     """
 
@@ -135,4 +204,5 @@ class Services:
     clock: Callable[[], float]
     tell: Callable[[ActorAddress, object], None]
     agent_slices: AgentSlices = field(default_factory=AgentSlices)
+    meter: Meter = field(default_factory=NoMeter)
     draw: Callable[[], float] = random.random

@@ -8,6 +8,7 @@ from typing import Any, Final, assert_never
 
 from thespian.actors import ActorAddress, ActorExitRequest, WakeupMessage
 
+from actors.admin_messages import DescribeSession
 from actors.agents.protocol import Turn
 from actors.base import BaseActor
 from actors.effect_frames import RETRY_AFTER_MS
@@ -36,10 +37,12 @@ from actors.session_commands import (
     Rest,
     RunAgent,
     StopAgent,
+    Stopped,
     Submit,
     TurnConcluded,
     Unexpected,
 )
+from actors.session_description import describe_session
 from actors.session_ends import abandon, halt, settle
 from actors.session_state import Phase, RunningTurn, SessionState
 from actors.session_steps import Message, step
@@ -150,6 +153,10 @@ class SessionActor(BaseActor):
         """A turn that failed has rested, or a claim may be granted now."""
         self._take(message.payload)
 
+    def receiveMsg_DescribeSession(self, message: DescribeSession, sender: ActorAddress) -> None:
+        """An operator wants to know."""
+        self.send(sender, describe_session(self._state, inquiry=message.inquiry, now_s=self._services.clock()))
+
     def receiveMsg_HaltSessions(self, _message: HaltSessions, _sender: ActorAddress) -> None:
         """The server ends."""
         self._state, commands = halt(self._state)
@@ -214,7 +221,10 @@ class SessionActor(BaseActor):
                     self._runner.hold(command.hold)
             case Accepted():
                 self._accept(command)
+            case Stopped():
+                self._notify(command.message.connection_id, {"type": "stopped", "eventSeqs": list(command.event_seqs)})
             case TurnConcluded():
+                self._count_concluded(command)
                 self._log_concluded(command)
             case RefuseRequest():
                 self._refuse(command)
@@ -227,9 +237,21 @@ class SessionActor(BaseActor):
 
     def _publish(self, command: Publish) -> None:
         effects = tuple(
-            OutboxEffect(seq=effect.seq, from_seq=effect.seq, payload=effect.payload) for effect in command.effects
+            OutboxEffect(
+                seq=effect.seq, from_seq=effect.seq, payload=effect.payload, committed_at_s=command.committed_at_s
+            )
+            for effect in command.effects
         )
         self.send(self._start.delivery, EffectsCommitted(session_key=self._start.session_key, effects=effects))
+        if command.token_count:
+            self._services.meter.count_tokens(command.token_count)
+            if command.first_token_since_s is not None:
+                after_s = self._read_clock(command.committed_at_s) - command.first_token_since_s
+                self._services.meter.time_first_token(after_s)
+
+    def _read_clock(self, at_s: float | None) -> float:
+        """Return a time that is known, else the present one."""
+        return self._services.clock() if at_s is None else at_s
 
     def _run_agent(self, turn: RunningTurn, checkpoint: Any) -> None:
         """Start the agent as a task; what it says comes back as messages to this actor."""
@@ -282,6 +304,8 @@ class SessionActor(BaseActor):
             self.send(self._start.director, SessionTurnedIdle(received=self._received))
 
     def _refuse(self, refusal: RefuseRequest) -> None:
+        if not refusal.is_cancel:
+            self._services.meter.count_refused(refusal.code)
         frame: dict[str, Any] = {
             "type": "error",
             "code": refusal.code,
@@ -312,6 +336,7 @@ class SessionActor(BaseActor):
             frame["requestId"] = message.request_id
         self._notify(message.connection_id, frame)
         if not command.duplicate:
+            self._services.meter.count_accepted(self._read_clock(command.committed_at_s) - message.submitted_at_s)
             self._log_accepted(command)
 
     def _leave(self, command: Leave) -> None:
@@ -344,6 +369,12 @@ class SessionActor(BaseActor):
             command.situation,
             extra={"action": "message_unexpected", "session_key": self._start.session_key},
         )
+
+    def _count_concluded(self, command: TurnConcluded) -> None:
+        if command.is_retried:
+            self._services.meter.count_retry()
+        else:
+            self._services.meter.count_turn(command.end.status)
 
     def _log_concluded(self, command: TurnConcluded) -> None:
         end = command.end

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from actors.messages import ClaimDue, RetryDue, SubmitUserMessage
+from actors.messages import ClaimDue, RetryDue, SubmitCancel, SubmitUserMessage
 from actors.session_state import RunningTurn, Situation
 from storage.records import (
     EffectRecord,
@@ -57,9 +57,18 @@ class Rest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
-    """Show these committed effects."""
+    """Show these committed effects.
+
+    Attributes:
+        committed_at_s: When that was; None if it is not known.
+        token_count: How many tokens of the agent are in them.
+        first_token_since_s: If the first of an answer is, when the edge took its message.
+    """
 
     effects: tuple[EffectRecord, ...]
+    committed_at_s: float | None = None
+    token_count: int = 0
+    first_token_since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +80,7 @@ class Accepted:
         position: Its place among those that wait, from 1; 0 if its turn has begun, or ended.
         duplicate: True if it was committed before.
         finished: True if it has ended already.
+        committed_at_s: When it was committed; None if that is not known.
     """
 
     message: SubmitUserMessage
@@ -78,6 +88,19 @@ class Accepted:
     position: int
     duplicate: bool = False
     finished: bool = False
+    committed_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """Tell the operator that a stop is committed.
+
+    Attributes:
+        event_seqs: The turns that it reached; none if all had ended by then.
+    """
+
+    message: SubmitCancel
+    event_seqs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +118,18 @@ class TurnConcluded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefuseRequest:
-    """Tell the client that its message was not stored, or that there is nothing to cancel."""
+    """Tell the client that its message was not stored, or that there is nothing to cancel.
+
+    Attributes:
+        is_cancel: True if it is a cancel that is refused.
+    """
 
     connection_id: str
     request_id: str | None
     code: str
     message: str
     retryable: bool
+    is_cancel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +161,7 @@ Command = (
     | Rest
     | Publish
     | Accepted
+    | Stopped
     | TurnConcluded
     | RefuseRequest
     | Leave

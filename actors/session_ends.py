@@ -27,11 +27,13 @@ from actors.session_commands import (
     Rest,
     RunAgent,
     StopAgent,
+    Stopped,
     Submit,
     TurnConcluded,
 )
 from actors.session_requests import answer_committed, answer_duplicate, refuse
 from actors.session_state import InFlight, Phase, SessionState
+from actors.session_storage import conclude_turns, publish_write
 from storage.records import SessionHeld, WriteCommitted, WriteDuplicated, WriteFenced, WriteRefused
 
 FAILED_TEXT: Final = "the thread failed and is being restarted; try again"
@@ -43,7 +45,7 @@ CLAIM_PAUSE_S: Final = 0.25
 
 ACTOR_FAILED: Final = Leave(restart=True, reason="its actor failed")
 
-TOLD_ALL_THE_SAME: Final = (Publish, Accepted, TurnConcluded, RefuseRequest, Leave)
+TOLD_ALL_THE_SAME: Final = (Publish, Accepted, Stopped, TurnConcluded, RefuseRequest, Leave)
 """Commands that say what is so; they only send or log."""
 
 
@@ -108,7 +110,8 @@ def settle(state: SessionState, message: object) -> tuple[SessionState, list[Com
         case SubmitUserMessage() | SubmitCancel():
             return state, [refuse(message, "internal", FAILED_TEXT, retryable=True)]
         case WriteCommitted() if flight is not None and message.write == flight.write:
-            commands = [*_publish(flight), *answer_committed(state, flight, message)]
+            published = publish_write(flight, message)
+            commands = [*published, *conclude_turns(state, flight), *answer_committed(state, flight, message)]
         case WriteDuplicated() if flight is not None and message.write == flight.write:
             commands = _answer_unwritten(state, flight, message)
         case WriteFenced() if flight is not None:
@@ -118,10 +121,6 @@ def settle(state: SessionState, message: object) -> tuple[SessionState, list[Com
         case _:
             return state, []
     return replace(state, phase=Phase.LEFT, in_flight=None), [*commands, ACTOR_FAILED]
-
-
-def _publish(flight: InFlight) -> list[Command]:
-    return [Publish(effects=flight.write.effects)] if flight.write.effects else []
 
 
 def _answer_unwritten(state: SessionState, flight: InFlight, message: WriteDuplicated) -> list[Command]:

@@ -5,7 +5,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from actors.messages import SubmitCancel, SubmitUserMessage
-from actors.session_commands import Accepted, Command, RefuseRequest
+from actors.session_commands import Accepted, Command, RefuseRequest, Stopped
 from actors.session_state import InFlight, SessionState
 from storage.records import EventRecord, EventType, WriteCommitted
 
@@ -48,6 +48,8 @@ def _is_under_way(state: SessionState, request_id: str | None) -> bool:
 
 def take_cancel(state: SessionState, message: SubmitCancel) -> tuple[SessionState, list[Command]]:
     """Let a cancel wait for the next write. It passes a full queue, since it makes that shorter."""
+    if message.request_id is None and state.is_idle:
+        return state, [refuse(message, "already_finished", "nothing runs or waits in this thread")]
     if sum(isinstance(waiting, SubmitCancel) for waiting in state.inbox) >= MAX_WAITING_CANCELS:
         return state, [refuse(message, "busy", "too many cancels of this thread are waiting", retryable=True)]
     return replace(state, inbox=(*state.inbox, message)), []
@@ -64,7 +66,16 @@ def answer_committed(state: SessionState, flight: InFlight, message: WriteCommit
     positions = {waiting.event_seq: place for place, waiting in enumerate(flight.queue_after, start=1)}
     for submitted, event in zip(flight.submitted, flight.write.events, strict=True):
         if isinstance(submitted, SubmitUserMessage):
-            commands.append(Accepted(message=submitted, event_seq=event.seq, position=positions.get(event.seq, 0)))
+            commands.append(
+                Accepted(
+                    message=submitted,
+                    event_seq=event.seq,
+                    position=positions.get(event.seq, 0),
+                    committed_at_s=message.committed_at_s,
+                )
+            )
+        elif submitted.request_id is None:
+            commands.append(Stopped(message=submitted, event_seqs=tuple(event.payload["eventSeqs"])))
         elif submitted.request_id in ended:
             commands.append(_refuse_ended(submitted))
     return commands
@@ -105,4 +116,5 @@ def refuse(
         code=code,
         message=message,
         retryable=retryable,
+        is_cancel=isinstance(submitted, SubmitCancel),
     )

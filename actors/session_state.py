@@ -180,6 +180,8 @@ class InFlight(msgspec.Struct, frozen=True, kw_only=True):
         queue_after: The queue once it is committed; until then it is as it was.
         turn_after: The turn that begins with it; None if none does.
         ends_turn: True if the running turn's outcome is in it.
+        token_count: How many tokens of the agent are in it.
+        first_token_since_s: If the first of an answer is, when the edge took its message; else None.
     """
 
     write: SessionWrite
@@ -188,6 +190,8 @@ class InFlight(msgspec.Struct, frozen=True, kw_only=True):
     queue_after: tuple[WaitingTurn, ...]
     turn_after: RunningTurn | None
     ends_turn: bool
+    token_count: int = 0
+    first_token_since_s: float | None = None
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,13 +26,14 @@ def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) 
     Messages that came meanwhile wait behind those; whether there is room for them is known only now.
     """
     cancelled = _find_cancelled((*snapshot.earlier, *snapshot.unprocessed))
+    stopped = _find_stopped(snapshot.unprocessed)
     queue = tuple(
         WaitingTurn(
             event_seq=event.seq,
             request_id=event.request_id,
             text=event.payload["message"],
             accepted_at_s=now_s,
-            cancelled=event.request_id in cancelled,
+            cancelled=event.request_id in cancelled or event.seq in stopped,
             **_count_attempts(snapshot, event.seq),
         )
         for event in snapshot.unprocessed
@@ -78,10 +79,8 @@ def _count_attempts(snapshot: SessionSnapshot, event_seq: int) -> dict[str, Any]
 def take_commit(state: SessionState, flight: InFlight, message: WriteCommitted) -> tuple[SessionState, list[Command]]:
     """The write is durable: show its effects, answer its messages, and go on with the turn that it begins."""
     write = flight.write
-    commands: list[Command] = []
-    if write.effects:
-        commands.append(Publish(effects=write.effects))
-    commands += _conclude_turns(state, flight)
+    commands = publish_write(flight, message)
+    commands += conclude_turns(state, flight)
     commands += answer_committed(state, flight, message)
     cancelled_ahead = _find_cancelled(message.earlier)
     state = replace(
@@ -120,7 +119,32 @@ def _find_cancelled(events: Iterable[EventRecord]) -> set[str | None]:
     }
 
 
-def _conclude_turns(state: SessionState, flight: InFlight) -> list[Command]:
+def _find_stopped(events: Iterable[EventRecord]) -> set[int]:
+    """Return the events whose turns an operator has stopped by the cancels among `events`."""
+    return {
+        seq
+        for event in events
+        if event.type is EventType.CANCEL and event.request_id is None
+        for seq in event.payload["eventSeqs"]
+    }
+
+
+def publish_write(flight: InFlight, message: WriteCommitted) -> list[Command]:
+    """Show the effects of a write that is committed."""
+    if not flight.write.effects:
+        return []
+    return [
+        Publish(
+            effects=flight.write.effects,
+            committed_at_s=message.committed_at_s,
+            token_count=flight.token_count,
+            first_token_since_s=flight.first_token_since_s,
+        )
+    ]
+
+
+def conclude_turns(state: SessionState, flight: InFlight) -> list[Command]:
+    """Tell of the attempts that a committed write has ended."""
     retried = {waiting.event_seq for waiting in flight.queue_after if waiting.rest_s > 0}
     request_ids = {waiting.event_seq: waiting.request_id for waiting in state.queue}
     if flight.turn_before is not None:

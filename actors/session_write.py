@@ -4,6 +4,7 @@ New events, the tokens of the running turn, its outcome, and the start of the ne
 from one consistent state to the next.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -30,11 +31,13 @@ from actors.session_commands import Command, HoldAgent, StopAgent, Submit
 from actors.session_state import InFlight, Outcome, RunningTurn, SessionState, WaitingTurn, fail_turn
 from storage.records import (
     CANCEL_PREFIX,
+    AuditRecord,
     CheckpointRecord,
     EffectRecord,
     EffectType,
     EventRecord,
     EventType,
+    JsonDocument,
     SessionWrite,
     TurnEnd,
     TurnStart,
@@ -60,27 +63,73 @@ class _Draft:
     turn: RunningTurn | None  # with what is in this write taken off what waits
     turn_after: RunningTurn | None = None
     ends_turn: bool = False
+    token_count: int = 0
+    first_token_since_s: float | None = None
     events: list[EventRecord] = field(default_factory=list)
     effects: list[EffectRecord] = field(default_factory=list)
     turn_starts: list[TurnStart] = field(default_factory=list)
     turn_ends: list[TurnEnd] = field(default_factory=list)
     checkpoint: CheckpointRecord | None = None
+    audit: list[AuditRecord] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
 
-    def add_input(self, submitted: SubmitUserMessage, event_seq: int) -> None:
-        """Append the effect that shows a message to the user's other devices."""
+    @property
+    def _next_event_seq(self) -> int:
+        return self.state.last_event_seq + len(self.events) + 1
+
+    def add_message(self, submitted: SubmitUserMessage) -> None:
+        """Append a message: its event, its turn, and the effect that shows it to the user's other devices."""
+        seq = self._next_event_seq
+        payload: dict[str, Any] = {"message": submitted.text}
+        if submitted.retry_of is not None:
+            payload["retryOf"] = submitted.retry_of
+        self._add_event(submitted, EventType.USER_MESSAGE, payload, submitted.request_id)
         self.effects.append(
             EffectRecord(
                 seq=self.state.last_effect_seq + len(self.effects) + 1,
                 type=EffectType.SEND_MESSAGE,
                 payload=make_input(
-                    event_seq=event_seq,
+                    event_seq=seq,
                     request_id=submitted.request_id,
                     message=submitted.text,
                     origin=submitted.connection_id,
                 ),
                 dedupe_key=make_input_key(submitted.event_id),
             )
+        )
+        self.queue.append(
+            WaitingTurn(
+                event_seq=seq,
+                request_id=submitted.request_id,
+                text=submitted.text,
+                accepted_at_s=submitted.submitted_at_s,
+            )
+        )
+        if submitted.audit is not None:
+            self.audit.append(submitted.audit)
+
+    def add_cancel(self, submitted: SubmitCancel, request_id: str) -> None:
+        """Append the event of a user's cancel."""
+        self._add_event(submitted, EventType.CANCEL, {"requestId": request_id}, CANCEL_PREFIX + request_id)
+
+    def add_stop(self, submitted: SubmitCancel) -> list[int]:
+        """Append the event of an operator's stop; returns which turns it reaches.
+
+        It names them by their events: not all requests have an id.
+        """
+        open_turns = [self.turn.event_seq] if self.turn is not None else []
+        open_turns += [waiting.event_seq for waiting in self.queue]
+        reached = open_turns if submitted.reaches_all else open_turns[:1]
+        self._add_event(submitted, EventType.CANCEL, {"eventSeqs": reached}, None)
+        if submitted.audit is not None:
+            self.audit.append(dataclasses.replace(submitted.audit, details={"eventSeqs": reached}))
+        return reached
+
+    def _add_event(
+        self, submitted: SubmitUserMessage | SubmitCancel, kind: EventType, payload: JsonDocument, name: str | None
+    ) -> None:
+        self.events.append(
+            EventRecord(id=submitted.event_id, seq=self._next_event_seq, type=kind, payload=payload, request_id=name)
         )
 
     def add_effects(
@@ -120,6 +169,8 @@ def compose_write(state: SessionState, now_s: float) -> tuple[SessionState, list
         queue_after=tuple(draft.queue),
         turn_after=draft.turn_after,
         ends_turn=draft.ends_turn,
+        token_count=draft.token_count,
+        first_token_since_s=draft.first_token_since_s,
     )
     runs = state.runs + (draft.turn_after is not None)
     state = replace(state, inbox=left, turn=draft.turn, in_flight=flight, runs=runs)
@@ -145,6 +196,7 @@ def _make_write(draft: _Draft) -> SessionWrite:
         checkpoint=draft.checkpoint,
         turn_starts=tuple(draft.turn_starts),
         turn_ends=tuple(draft.turn_ends),
+        audit=tuple(draft.audit),
     )
 
 
@@ -170,44 +222,24 @@ def _set_repeats_aside(
 
 def _draft_events(draft: _Draft, inbox: tuple[SubmitUserMessage | SubmitCancel, ...]) -> None:
     """Turn submitted messages into events, and let the cancels among them take hold."""
-    cancelled = set()
+    cancelled: set[str | None] = set()
+    stopped: set[int] = set()
     for submitted in inbox:
-        seq = draft.state.last_event_seq + len(draft.events) + 1
-        if isinstance(submitted, SubmitCancel):
-            cancelled.add(submitted.request_id)
-            draft.events.append(
-                EventRecord(
-                    id=submitted.event_id,
-                    seq=seq,
-                    type=EventType.CANCEL,
-                    payload={"requestId": submitted.request_id},
-                    request_id=CANCEL_PREFIX + submitted.request_id,
-                )
-            )
+        if isinstance(submitted, SubmitUserMessage):
+            draft.add_message(submitted)
+        elif submitted.request_id is None:
+            stopped.update(draft.add_stop(submitted))
         else:
-            draft.events.append(
-                EventRecord(
-                    id=submitted.event_id,
-                    seq=seq,
-                    type=EventType.USER_MESSAGE,
-                    payload={"message": submitted.text},
-                    request_id=submitted.request_id,
-                )
-            )
-            draft.add_input(submitted, seq)
-            draft.queue.append(
-                WaitingTurn(
-                    event_seq=seq,
-                    request_id=submitted.request_id,
-                    text=submitted.text,
-                    accepted_at_s=submitted.submitted_at_s,
-                )
-            )
-    if cancelled:
+            draft.add_cancel(submitted, submitted.request_id)
+            cancelled.add(submitted.request_id)
+    if cancelled or stopped:
         draft.queue = [
-            replace(waiting, cancelled=True) if waiting.request_id in cancelled else waiting for waiting in draft.queue
+            replace(waiting, cancelled=True)
+            if waiting.request_id in cancelled or waiting.event_seq in stopped
+            else waiting
+            for waiting in draft.queue
         ]
-        if draft.turn is not None and draft.turn.request_id in cancelled:
+        if draft.turn is not None and (draft.turn.request_id in cancelled or draft.turn.event_seq in stopped):
             # Its outcome is not in a write yet, or there would be one in flight: the cancel wins.
             if draft.turn.is_running:
                 draft.commands.append(StopAgent(run=draft.turn.run))
@@ -239,6 +271,9 @@ def _draft_tokens(draft: _Draft, turn: RunningTurn) -> RunningTurn:
         return turn
     tokens = list(turn.waiting)
     text = "".join(tokens)
+    draft.token_count = len(tokens)
+    if not turn.answer and not turn.shown:
+        draft.first_token_since_s = turn.accepted_at_s
     frames = [
         make_token(event_seq=turn.event_seq, attempt=turn.attempt, request_id=turn.request_id, value=value)
         for value in ([text] if draft.state.coalesce_tokens else tokens)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from actors.agents.agents_file import AgentsFileError
+from scripts.admin.command import admin
 from scripts.bench.command import bench
 from scripts.chaos.command import chaos
 from scripts.chat import chat
@@ -45,13 +46,14 @@ def serve(**options: str | None) -> None:
     Each option can be given as an environment variable too, under the name shown behind it; the option wins.
     """
     try:
-        run_server(load_settings(options, os.environ), os.environ)
+        run_server(load_settings(options, os.environ), os.environ, options)
     except (ConfigError, AgentsFileError) as error:
         raise click.UsageError(str(error)) from error
     except StorageError as error:
         raise click.ClickException(str(error)) from error
 
 
+main.add_command(admin)
 main.add_command(chat)
 main.add_command(bench)
 main.add_command(load_test)

@@ -10,6 +10,7 @@ from server.ask_handler import AskHandler
 from server.event_stream import EventsHandler
 from server.gate import Gate
 from server.json_handler import JsonHandler
+from server.metrics_handler import MetricsHandler
 from server.node import Node
 from server.ping_wheel import PING_INTERVAL_S, PING_TIMEOUT_S, PingWheel
 from server.thread_handlers import AgentsHandler, ThreadHandler, ThreadsHandler
@@ -78,8 +79,14 @@ def log_request(handler: RequestHandler) -> None:
     )
 
 
-def make_app(node: Node, gate: Gate) -> Application:
-    """Return the application of a node, for whom a gate lets in."""
+def make_app(node: Node, gate: Gate, *, metrics_token: str | None = None) -> Application:
+    """Return the application of a node, for whom a gate lets in.
+
+    Args:
+        node: Whose.
+        gate: Who may come in.
+        metrics_token: What `/metrics` asks for; None to be open where the gate is, and closed where it is not.
+    """
     arguments = {"node": node}
     pings = PingWheel(interval_s=PING_INTERVAL_S, timeout_s=PING_TIMEOUT_S)
     return Application(
@@ -93,6 +100,7 @@ def make_app(node: Node, gate: Gate) -> Application:
             (r"/static/(.*)", StaticHandler, {"path": str(STATIC)}),
             (r"/healthz", HealthHandler, arguments),
             (r"/readyz", ReadyHandler, arguments),
+            (r"/metrics", MetricsHandler, {**arguments, "token": metrics_token}),
         ],
         default_handler_class=UnknownHandler,
         default_handler_args=arguments,

@@ -85,6 +85,7 @@ class Asker:
         """
         session_key = str(self._key)
         self._node.connect(self._connection)
+        self._connection.times = None  # what it is given is not on its way to the client
         number = self._connection.expect_thread(session_key, None)
         self._node.subscribe(
             self._connection, session_key, after=None, log=None, receipt=Receipt.ACKNOWLEDGED, number=number
@@ -216,6 +217,13 @@ class AskHandler(UserHandler):
         finally:
             asker.leave()
             visit.end()
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Write problem details; a message that was not submitted is counted as refused."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, Problem) and self._asking is None and self.request.method == "POST":
+            self._node.metrics.count_refused(error.code)
+        super().write_error(status_code, **kwargs)
 
     def on_connection_close(self) -> None:
         """The client is gone; its request runs on."""

@@ -49,9 +49,13 @@ class BareClient:
 
     def take_text(self, text: bytes) -> None:
         """Take a text frame."""
+        frame = None
         try:
-            self._submit(decode_frame(text))
+            frame = decode_frame(text)
+            self._submit(frame)
         except FrameError as error:
+            if not isinstance(frame, CancelFrame):
+                self._node.metrics.count_refused(error.code)
             self.connection.send_frame(make_error(error))
 
     def _submit(self, frame: ClientFrame) -> None:

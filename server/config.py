@@ -7,12 +7,13 @@ the server knows what to change. Nothing else reads the environment, but for whe
 
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from server.auth import check_secret
 from server.setting_parsers import (
+    bearer_token,
     database_url,
     days,
     ip_address,
@@ -244,6 +245,13 @@ class Settings:
         "How many of them one user may have, with authentication; 0 for any number.",
         default=64,
     )
+    metrics_token: str | None = setting(
+        "--metrics-token",
+        "METRICS_TOKEN",
+        bearer_token,
+        "What GET /metrics asks for as Bearer; with authentication there is no /metrics without it.",
+        is_secret=True,
+    )
     log_level: str = setting(
         "--log-level",
         "LOG_LEVEL",
@@ -285,6 +293,50 @@ def load_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
     settings = Settings(**values)
     check_together(settings, sources)
     return settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingInForce:
+    """A setting as it is.
+
+    Attributes:
+        value: Its text; of a secret only whether there is one.
+        source: `option`, `variable` or `default`.
+    """
+
+    name: str
+    option: str
+    variable: str
+    value: str
+    source: str
+
+
+def describe_settings(
+    settings: Settings, options: Mapping[str, str | None], environ: Mapping[str, str]
+) -> list[SettingInForce]:
+    """Return all settings and where each came from, secrets masked.
+
+    Args:
+        settings: What is in force.
+        options: What `load_settings` made it of.
+        environ: The same.
+    """
+    return [_describe(declared, getattr(settings, declared.name), options, environ) for declared in fields(Settings)]
+
+
+def _describe(
+    declared: Field[Any], value: object, options: Mapping[str, str | None], environ: Mapping[str, str]
+) -> SettingInForce:
+    option, variable = declared.metadata["option"], declared.metadata["variable"]
+    source = "default"
+    if options.get(declared.name) is not None:
+        source = "option"
+    elif environ.get(variable):
+        source = "variable"
+    shown = "" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
+    if declared.metadata["is_secret"] and value is not None:
+        shown = "(set)"
+    return SettingInForce(name=declared.name, option=option, variable=variable, value=shown, source=source)
 
 
 def check_together(settings: Settings, sources: Mapping[str, str]) -> None:

@@ -64,12 +64,14 @@ class EncodedEffect(NamedTuple):
         text: None for what the dialect does not show.
         from_seq: The lowest `seq` that it stands for.
         origin: The connection that caused it, and need not be shown it; None if none did.
+        committed_at_s: When it was committed; None if it was read from the outbox.
     """
 
     text: bytes | None
     seq: int
     from_seq: int
     origin: str | None = None
+    committed_at_s: float | None = None
 
 
 class DeliveryReports(Protocol):
@@ -82,6 +84,19 @@ class DeliveryReports(Protocol):
         """There was no room for effects beyond `seq`, and there is some now."""
 
 
+class DeliveryTimes(Protocol):
+    """Takes how long deliveries take (`server.metrics`)."""
+
+    def clock(self) -> float:
+        """Return the monotonic time."""
+
+    def time_pushes(self, committed_at_s: Sequence[float]) -> None:
+        """The operating system has just taken frames that were pushed from memory, of effects committed then."""
+
+    def time_acknowledgement(self, after_s: float) -> None:
+        """A client has acknowledged a frame, so long after the operating system took it."""
+
+
 class Connection:
     """One client's connection, in the bare dialect: it shows what it is given.
 
@@ -90,19 +105,27 @@ class Connection:
         socket: Where frames go.
         dialect: How they are written.
         reports: Where it says how far it is.
+
+    Attributes:
+        times: Takes its times; None for nobody.
     """
+
+    times: DeliveryTimes | None = None
 
     def __init__(self, connection_id: str, socket: Socket, dialect: Dialect, reports: DeliveryReports) -> None:
         self.connection_id = connection_id
         self.dialect = dialect
         self._socket = socket
         self._reports = reports
-        # Text to write, or None for an effect that this dialect has no frame for; then whose effect it was.
-        self._queue: deque[tuple[bytes | None, str | None, int]] = deque()
+        # Text to write, or None for an effect that this dialect has no frame for; then whose effect it was, and, of a
+        # frame that is pushed from memory, when that was committed.
+        self._queue: deque[tuple[bytes | None, str | None, int, float | None]] = deque()
         self._notice_bytes = 0
         self._unsent_bytes = 0
         self._under_way_bytes = 0
-        self._under_way: list[tuple[str | None, int]] = []  # whose effects are in the write that is not taken yet
+        self._under_way: list[
+            tuple[str | None, int, float | None]
+        ] = []  # whose effects are in the write that is not taken yet
         self._written: asyncio.Future[None] | None = None  # that write
         self._taken: dict[str, int] = {}  # session key -> highest effect taken since the last report
         self._writer: asyncio.Task[None] | None = None
@@ -113,12 +136,17 @@ class Connection:
         """True while something waits to be written, or to be taken."""
         return bool(self._queue) or self._writer is not None
 
+    @property
+    def lacks_room(self) -> bool:
+        """True while effects are passed over for want of room. Here they are all queued."""
+        return False
+
     def send_effects(self, session_key: str, effects: Sequence[EncodedEffect]) -> None:
         """Write effects of a session, or queue them."""
         if self._closed:
             return
         for effect in effects:
-            self._enqueue(effect.text, session_key, effect.seq)
+            self._enqueue(effect.text, session_key, effect.seq, effect.committed_at_s)
         self._write()
 
     def begin_thread(self, session_key: str, beginning: OutboxSubscription) -> None:
@@ -160,8 +188,10 @@ class Connection:
             self._writer = None
         self._end()
 
-    def _enqueue(self, text: bytes | None, session_key: str | None, seq: int) -> None:
-        self._queue.append((text, session_key, seq))
+    def _enqueue(
+        self, text: bytes | None, session_key: str | None, seq: int, committed_at_s: float | None = None
+    ) -> None:
+        self._queue.append((text, session_key, seq, committed_at_s if text is not None else None))
         self._unsent_bytes += len(text or b"")
 
     def _write(self) -> None:
@@ -205,8 +235,8 @@ class Connection:
         texts: list[bytes] = []
         size = 0
         while self._queue and (size == 0 or size + len(self._queue[0][0] or b"") <= MAX_WRITE_BYTES):
-            text, session_key, seq = self._queue.popleft()
-            self._under_way.append((session_key, seq))
+            text, session_key, seq, committed_at_s = self._queue.popleft()
+            self._under_way.append((session_key, seq, committed_at_s))
             if text is not None:
                 texts.append(text)
                 size += len(text)
@@ -217,9 +247,14 @@ class Connection:
 
     def _settle(self) -> None:
         """The socket has taken the write under way."""
-        for session_key, seq in self._under_way:
+        pushed = []
+        for session_key, seq, committed_at_s in self._under_way:
             if session_key is not None:
                 self._taken[session_key] = seq
+                if committed_at_s is not None:
+                    pushed.append(committed_at_s)
+        if pushed and self.times is not None:
+            self.times.time_pushes(pushed)
         self._under_way.clear()
         self._written = None
         self._unsent_bytes -= self._under_way_bytes

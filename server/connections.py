@@ -4,15 +4,20 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from server.connection import Connection, Dialect, EncodedEffect
+from server.connection import Connection, DeliveryTimes, Dialect, EncodedEffect
 from storage.outbox_records import OutboxEffect, OutboxSubscription
 from storage.records import SessionKey
 
 
 class Connections:
-    """Finds connections by their id; one that is gone is passed over."""
+    """Finds connections by their id; one that is gone is passed over.
 
-    def __init__(self) -> None:
+    Args:
+        times: Takes the times of deliveries; None for nobody.
+    """
+
+    def __init__(self, times: DeliveryTimes | None = None) -> None:
+        self._times = times
         self._by_id: dict[str, Connection] = {}
 
     def __len__(self) -> int:
@@ -20,6 +25,7 @@ class Connections:
 
     def add(self, connection: Connection) -> None:
         """Make a connection reachable."""
+        connection.times = self._times
         self._by_id[connection.connection_id] = connection
 
     def remove(self, connection_id: str) -> None:
@@ -27,6 +33,10 @@ class Connections:
         connection = self._by_id.pop(connection_id, None)
         if connection is not None:
             connection.drop()
+
+    def list_lacking(self) -> list[str]:
+        """Return the connections that have no room for what was committed."""
+        return [connection_id for connection_id, connection in self._by_id.items() if connection.lacks_room]
 
     def send_effects(self, connection_ids: Sequence[str], session_key: str, effects: Sequence[OutboxEffect]) -> None:
         """Queue effects for connections. Each is encoded once for a dialect, however many get it."""
@@ -89,6 +99,7 @@ def encode_effects(dialect: Dialect, session_key: str, effects: Sequence[OutboxE
             seq=effect.seq,
             from_seq=effect.from_seq,
             origin=effect.payload.get("origin"),
+            committed_at_s=effect.committed_at_s,
         )
         for effect in effects
     ]

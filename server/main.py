@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,8 +14,10 @@ from tornado.netutil import bind_sockets
 from actors.agents.agents_file import load_agents
 from actors.agents.registry import AgentRegistry
 from actors.turn_runner import interrupt_agent
+from server.admin_handlers import make_admin_app
+from server.admin_server import AdminServer
 from server.app import make_app
-from server.config import ConfigError, Settings
+from server.config import ConfigError, SettingInForce, Settings, describe_settings
 from server.event_loop import make_event_loop
 from server.garbage import collect_garbage_seldom
 from server.gate import Gate, make_gate
@@ -42,8 +44,13 @@ CANCEL_TIMEOUT_S = 2.0
 """How long tasks that are left at the end, agents' mostly, may take to clean up."""
 
 
-def serve(settings: Settings, environ: Mapping[str, str]) -> None:
+def serve(settings: Settings, environ: Mapping[str, str], options: Mapping[str, str | None] | None = None) -> None:
     """Run a server until it is told to stop.
+
+    Args:
+        settings: What is in force.
+        environ: The environment.
+        options: The command's; what of the settings came from them, operators are told.
 
     Raises:
         ConfigError, AgentsFileError, StorageError: if it cannot start; the text says why and what to do.
@@ -56,7 +63,8 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         migrate(dsn)
         collect_garbage_seldom()
         revive = None if settings.database_url is not None else partial(revive_embedded, settings)
-        run_to_end(run_node(settings, dsn, agents, gate, revive))
+        described = describe_settings(settings, options or {}, environ)
+        run_to_end(run_node(settings, dsn, agents, gate, revive, described))
 
 
 def run_to_end(main: Coroutine[Any, Any, None]) -> None:
@@ -118,7 +126,12 @@ def report_progress(text: str) -> None:
 
 
 async def run_node(
-    settings: Settings, dsn: str, agents: AgentRegistry, gate: Gate, revive: Callable[[], None] | None = None
+    settings: Settings,
+    dsn: str,
+    agents: AgentRegistry,
+    gate: Gate,
+    revive: Callable[[], None] | None = None,
+    described: Sequence[SettingInForce] = (),
 ) -> None:
     """Listen, say so on standard output, and serve until SIGINT or SIGTERM; a second one ends the grace at once."""
     node = Node(settings, dsn=dsn, agents=agents)
@@ -133,8 +146,11 @@ async def run_node(
     loop_watch = LoopWatch(asyncio.get_running_loop(), interrupt=interrupt_agent, limit_s=settings.turn_block_s)
     loop_watch.start()
     watch = asyncio.create_task(watch_database(node, revive)) if revive is not None else None
-    server = ChatServer(make_app(node, gate), max_connections=gate.max_visits + SPARE_CONNECTIONS)
+    app = make_app(node, gate, metrics_token=settings.metrics_token)
+    server = ChatServer(app, max_connections=gate.max_visits + SPARE_CONNECTIONS)
     server.add_sockets(sockets)
+    admin = AdminServer(make_admin_app(node, described), settings.data_dir, node.node_id)
+    admin.start()
     stop = listen_for_signals(node)
     host = f"[{settings.address}]" if ":" in settings.address else settings.address
     print(f"Callboard listening on http://{host}:{sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
@@ -144,6 +160,7 @@ async def run_node(
         watch.cancel()
     server.stop()
     await node.stop()
+    admin.close()
     await server.close_all_connections()
     loop_watch.close()
 

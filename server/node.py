@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from actors.admin import AdminActor
+from actors.admin_messages import InspectSessions, NodeReport, StartAdmin, WakeSession
 from actors.agents.registry import AgentRegistry
 from actors.delivery import DeliveryActor
 from actors.director import SessionDirector
@@ -48,6 +50,8 @@ from server.connection import Connection
 from server.connections import Connections
 from server.frames import FrameError, make_error
 from server.intake import IntakeMeter
+from server.loop_lag import LoopLag
+from server.metrics import NodeMetrics, Watched
 from server.thread_reads import ThreadReads
 from storage.connection_watch import ConnectionWatch
 from storage.node_store import NodeStore
@@ -85,24 +89,24 @@ class LoopReads:
         loop: asyncio.AbstractEventLoop,
         tell: Callable[[ActorAddress, object], None],
     ) -> None:
-        self._reader = reader
+        self.reader = reader
         self._loop = loop
         self._tell = tell
 
     @property
     def outbox(self) -> OutboxStore:
         """The outbox, for reads."""
-        return self._reader.outbox
+        return self.reader.outbox
 
     @property
     def sessions(self) -> SessionStore:
         """The sessions, for reads."""
-        return self._reader.sessions
+        return self.reader.sessions
 
     @property
     def nodes(self) -> NodeStore:
         """The nodes, for reads, and to look after the dead."""
-        return self._reader.nodes
+        return self.reader.nodes
 
     def fetch(
         self,
@@ -124,7 +128,7 @@ class LoopReads:
             )
             call_from_thread(self._loop, self._tell, reply_to, message)
 
-        self._reader.submit(read).add_done_callback(finish)
+        self.reader.submit(read).add_done_callback(finish)
 
 
 class Node:
@@ -144,13 +148,16 @@ class Node:
         self._grace_s = settings.shutdown_grace_s
         self._grace_over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._connections = Connections()
+        self.metrics = NodeMetrics(self._read_watched)
+        self._connections = Connections(self.metrics)
+        self._loop_lag = LoopLag(self._loop, self.metrics.loop_lag.add)
         self._intake = IntakeMeter()
         self._intake_bytes = settings.writer_queue_bytes
         self._system = LoopActorSystem(self._loop, slow_handler_ms=settings.slow_handler_ms)
         self._watch = ConnectionWatch(dsn, application_name=f"callboard-watch {self.node_id}")
-        self._reader = StorageReader(dsn, node_id=self.node_id, watch=self._watch)
-        self.threads = ThreadReads(self._reader)
+        self._started_at_s = self.clock()
+        self.reader = StorageReader(dsn, node_id=self.node_id, watch=self._watch)
+        self.threads = ThreadReads(self.reader)
         self._writer = StorageWriter(
             dsn,
             node_id=self.node_id,
@@ -158,6 +165,7 @@ class Node:
             clock=lambda: datetime.now(UTC),
             queue_bytes=settings.writer_queue_bytes,
             watch=self._watch,
+            observer=self.metrics,
         )
         self._sweeper = StorageSweeper(
             dsn, node_id=self.node_id, policy=read_policy(settings), clock=lambda: datetime.now(UTC)
@@ -165,7 +173,7 @@ class Node:
         self._services = Services(
             node_id=self.node_id,
             writer=self._writer,
-            reads=LoopReads(self._reader, self._loop, self._system.tell),
+            reads=LoopReads(self.reader, self._loop, self._system.tell),
             sink=self._connections,
             agents=agents,
             settings=ActorSettings(
@@ -180,17 +188,22 @@ class Node:
             ),
             clock=self.clock,
             tell=self._system.tell,
+            meter=self.metrics,
         )
 
     def start(self) -> None:
         """Start writer and actors; events that a former server accepted begin to be processed."""
+        self._loop_lag.start()
         self._watch.start()
         self._writer.start()
-        self._reader.submit(partial(self._reader.outbox.release_abandoned, now=datetime.now(UTC)))
+        self.reader.submit(partial(self.reader.outbox.release_abandoned, now=datetime.now(UTC)))
         self._delivery = self._system.createActor(DeliveryActor)
         self._director = self._system.createActor(SessionDirector)
         self._system.tell(self._delivery, StartDelivery(services=self._services))
         self._system.tell(self._director, StartDirector(services=self._services, delivery=self._delivery))
+        self._admin = self._system.createActor(AdminActor)
+        start = StartAdmin(services=self._services, director=self._director, delivery=self._delivery)
+        self._system.tell(self._admin, start)
         janitor = self._system.createActor(Janitor)
         self._system.tell(janitor, StartJanitor(services=self._services, sweeper=self._sweeper))
 
@@ -199,6 +212,7 @@ class Node:
         if isinstance(message, SubmitUserMessage) and self._is_overloaded:
             text = "the database does not keep up; try again"
             refusal = FrameError("overloaded", text, request_id=message.request_id, retryable=True)
+            self.metrics.count_refused(refusal.code)
             self._connections.send_notice(message.connection_id, message.session_key, make_error(refusal))
         else:
             self._intake.admit(message)
@@ -274,10 +288,72 @@ class Node:
         """Pass on that a connection that lacked room has some."""
         self._system.tell(self._delivery, RoomRegained(connection_id=connection_id, session_key=session_key, seq=seq))
 
+    def _read_watched(self) -> Watched:
+        """Return what there is at this moment of all that waits and lives."""
+        return Watched(
+            writer_queue_requests=self._writer.submitted_count - self._writer.settled_count,
+            writer_queue_bytes=self._writer.queue_bytes,
+            intake_bytes=self._intake.byte_count,
+            mail_queue_messages=self._system.mail_count,
+            connections=len(self._connections),
+            lacking=self._connections.list_lacking(),
+            database_up=self._writer.is_reachable,
+            handler_times=self._system.handler_times,
+        )
+
     @property
     def is_database_reachable(self) -> bool:
         """True if the database answered the writer the last time."""
         return self._writer.is_reachable
+
+    # Operators
+
+    async def inspect(self, session_keys: tuple[str, ...] | None = (), *, limit: int = 0) -> NodeReport:
+        """Ask the actors what they are at; takes a second at most.
+
+        Args:
+            session_keys: Of which sessions; None for all, busy ones first.
+            limit: Of how many sessions at most.
+        """
+        answered: asyncio.Future[NodeReport] = self._loop.create_future()
+
+        def answer(report: NodeReport) -> None:
+            if not answered.done():
+                answered.set_result(report)
+
+        question = InspectSessions(session_keys=session_keys, limit=limit, answer=answer)
+        self._system.tell(self._admin, question)
+        return await answered
+
+    def wake(self, session_key: str) -> None:
+        """See to it that a session has an actor."""
+        self._system.tell(self._admin, WakeSession(session_key=session_key))
+
+    async def read(self, read: Callable[[], T]) -> T:
+        """Run a read of an operator's in a thread that holds a connection; what may be read with is `reader`.
+
+        Raises:
+            DatabaseUnavailable: If the database cannot be reached.
+        """
+        return await asyncio.wrap_future(self.reader.submit(read))
+
+    def now(self) -> datetime:
+        """Return the aware time that rows are stamped with."""
+        return datetime.now(UTC)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what this node is at, without asking anybody."""
+        return {
+            "node_id": self.node_id,
+            "uptime_s": round(self.clock() - self._started_at_s, 3),
+            "is_stopping": self.is_stopping,
+            "connections": len(self._connections),
+            "intake_bytes": self._intake.byte_count,
+            "writer_waiting": self._writer.submitted_count - self._writer.settled_count,
+            "is_overloaded": self._is_overloaded,
+            "is_database_reachable": self._writer.is_reachable,
+            "loop_lag_p99_s": self.metrics.loop_lag.find_quantile(0.99),
+        }
 
     async def check_readiness(self) -> dict[str, bool]:
         """Ask the database and the actors for a sign of life.
@@ -291,7 +367,7 @@ class Node:
     async def _check_database(self) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                return await asyncio.wrap_future(self._reader.check())
+                return await asyncio.wrap_future(self.reader.check())
         except Exception as error:  # noqa: BLE001 (whatever it is, the answer is no)
             log.debug("The database is not ready: %s", error)
             return False
@@ -336,9 +412,10 @@ class Node:
         self._system.shutdown()  # before what it uses; late answers of the threads are dropped
         await asyncio.to_thread(self._sweeper.close, timeout_s=SWEEPER_CLOSE_S)
         await asyncio.to_thread(self._writer.close, timeout_s=WRITER_CLOSE_S)
-        await asyncio.to_thread(self._reader.close)
+        await asyncio.to_thread(self.reader.close)
         await asyncio.to_thread(self._watch.close)
         await self.agents.aclose()
+        self._loop_lag.close()
 
     def _make_goaway(self) -> Mapping[str, Any]:
         """Return the frame that says that the server stops; each client is to come back at another time."""

@@ -1,11 +1,15 @@
 """Parsers of settings: text in, value out; a ValueError says what is expected. Pure."""
 
 import ipaddress
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from storage.database import is_connection_uri
+
+MIN_TOKEN_CHARS = 16
+BEARER_TOKEN = re.compile(rf"(?=.{{{MIN_TOKEN_CHARS}}})[A-Za-z0-9._~+/-]+=*", re.ASCII)
 
 MAX_DIGITS = 20
 """More than any setting has; Python refuses to read very long numbers in words of its own."""
@@ -85,6 +89,16 @@ def ip_address(text: str) -> str:
 
 def some_text(text: str) -> str:
     """Take a text as it is."""
+    return text
+
+
+def bearer_token(text: str) -> str:
+    """Parse a secret that comes as a header: `Authorization: Bearer ...` (RFC 6750)."""
+    if not BEARER_TOKEN.fullmatch(text):
+        raise ValueError(
+            f"expected at least {MIN_TOKEN_CHARS} of the characters A-Z a-z 0-9 - . _ ~ + / and = at the end, "
+            "as of `openssl rand -hex 32`"
+        )
     return text
 
 

@@ -9,7 +9,7 @@ before is passed over, and comes again from where it left off.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from server import close_codes
@@ -22,6 +22,9 @@ MAX_UNSENT_BYTES: Final = 1024 * 1024
 STALL_S: Final = 30.0
 """A connection whose socket takes nothing for so long is closed: its client resumes where it is, and better so than to
 hold what it does not read."""
+
+MAX_UNACKNOWLEDGED: Final = 64
+"""Writes of a thread whose times are kept until they are acknowledged; a client that never does costs no more."""
 
 
 class ThreadDialect(Dialect, Protocol):
@@ -43,6 +46,9 @@ class _Place:
         is_replaying: True until the replay is announced as complete.
         is_begun: False until its subscription has begun.
         lacks_room: True while effects beyond `passed` are passed over.
+        unacknowledged: The last effect of each write that the operating system took and when, until the client has
+            acknowledged it; the first are forgotten past `MAX_UNACKNOWLEDGED`.
+        timed: Acknowledgements up to here are not timed (any more).
     """
 
     number: int
@@ -52,6 +58,26 @@ class _Place:
     is_replaying: bool = True
     is_begun: bool = False
     lacks_room: bool = False
+    unacknowledged: list[tuple[int, float]] = field(default_factory=list)
+    timed: int = 0
+
+    def note_taken(self, seq: int, at_s: float) -> None:
+        """The operating system took the effects up to `seq`."""
+        self.unacknowledged.append((seq, at_s))
+        if len(self.unacknowledged) > MAX_UNACKNOWLEDGED:
+            self.timed, _ = self.unacknowledged.pop(0)
+
+    def find_taken(self, seq: int) -> float | None:
+        """Return when the operating system took effect `seq`, which is acknowledged; None if it was so before.
+
+        None, too, if it is not known any more; what was taken up to `seq` is forgotten.
+        """
+        if seq <= self.timed:
+            return None
+        self.timed = seq
+        at_s = next((at_s for last, at_s in self.unacknowledged if last >= seq), None)
+        self.unacknowledged = [taken for taken in self.unacknowledged if taken[0] > seq]
+        return at_s
 
 
 class ThreadConnection(Connection):
@@ -92,7 +118,7 @@ class ThreadConnection(Connection):
     def expect_thread(self, session_key: str, after: int | None) -> int:
         """A subscription is asked for; returns its number among this connection's."""
         self._asked += 1
-        self._places[session_key] = _Place(number=self._asked, passed=after or 0, shown=after or 0)
+        self._places[session_key] = _Place(number=self._asked, passed=after or 0, shown=after or 0, timed=after or 0)
         return self._asked
 
     def leave_thread(self, session_key: str) -> None:
@@ -101,6 +127,17 @@ class ThreadConnection(Connection):
         self._lacking.pop(session_key, None)
         self._forget_admitted(session_key)
         self._share_room()
+
+    @property
+    def lacks_room(self) -> bool:
+        """True while effects of a thread are passed over for want of room."""
+        return bool(self._lacking)
+
+    def note_acknowledged(self, session_key: str, seq: int) -> None:
+        """The client has acknowledged a thread's effects up to `seq`; the thread must be subscribed."""
+        taken_at_s = self._places[session_key].find_taken(seq)
+        if taken_at_s is not None and self.times is not None:
+            self.times.time_acknowledgement(self.times.clock() - taken_at_s)
 
     def find_sent(self, session_key: str) -> int:
         """Return the last effect of a thread that its client may have; the thread must be subscribed."""
@@ -111,7 +148,7 @@ class ThreadConnection(Connection):
         place = self._places.get(session_key)
         if place is None or beginning.number not in (None, place.number):
             return
-        place.passed = place.shown = beginning.after
+        place.passed = place.shown = place.timed = beginning.after
         place.replay_until = beginning.page.head
         place.is_begun = True
         self.send_frame(make_ready(beginning), session_key)
@@ -168,7 +205,7 @@ class ThreadConnection(Connection):
                 text = self._add_from(text, place.shown + 1)
             place.shown = effect.seq
         place.passed = effect.seq
-        self._enqueue(text, session_key, effect.seq)
+        self._enqueue(text, session_key, effect.seq, effect.committed_at_s)
 
     def _announce_replay(self, session_key: str, place: _Place) -> None:
         if place.is_replaying and place.passed >= place.replay_until:
@@ -176,6 +213,11 @@ class ThreadConnection(Connection):
             self.send_frame({"type": "replay_complete", "seq": place.passed}, session_key)
 
     def _report(self) -> None:
+        if self.times is not None and self._taken:
+            now_s = self.times.clock()
+            for session_key, seq in self._taken.items():
+                if session_key in self._places:
+                    self._places[session_key].note_taken(seq, now_s)
         super()._report()
         self._share_room()
 

@@ -85,9 +85,13 @@ class V1Client:
 
     def take_text(self, text: bytes) -> None:
         """Take a text frame."""
+        request = None
         try:
-            self._take(decode_request(text))
+            request = decode_request(text)
+            self._take(request)
         except FrameError as error:
+            if request is None or isinstance(request, Say):
+                self._node.metrics.count_refused(error.code)
             self.connection.send_frame(make_error(error))
 
     def _take(self, request: ClientRequest) -> None:
@@ -158,6 +162,7 @@ class V1Client:
         sent = self.connection.find_sent(session_key)
         if request.seq > sent:
             raise FrameError("bad_request", f"seq: {request.seq} was not sent; the last one is {sent}")
+        self.connection.note_acknowledged(session_key, request.seq)
         self._node.acknowledge(self.connection, session_key, request.seq)
 
     def _answer_ping(self, request: Ping) -> None:

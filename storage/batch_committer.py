@@ -1,8 +1,10 @@
 """Carries out a batch in one transaction, and says what became of each of its requests."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+from storage.audit_store import AuditStore
 from storage.checkpoint_store import CheckpointStore
 from storage.errors import CommitUnknown
 from storage.event_store import EventStore
@@ -59,6 +61,7 @@ class BatchCommitter:
         self._events = EventStore(connection.database)
         self._effects = OutboxStore(connection.database)
         self._checkpoints = CheckpointStore(connection.database)
+        self._audit = AuditStore(connection.database)
 
     def commit(self, entries: Sequence[Entry], deliveries: Sequence[Report]) -> Outcomes:
         """Carry out writes, claims and delivery reports.
@@ -77,6 +80,7 @@ class BatchCommitter:
         writes = [entry.request for entry in entries if isinstance(entry.request, SessionWrite)]
         claims = [entry.request for entry in entries if isinstance(entry.request, SessionClaim)]
         outcomes: Outcomes = {}
+        answer = NOTHING_WRITTEN
         while writes or claims or deliveries:
             try:
                 with self._connection.transaction() as transaction:
@@ -87,14 +91,15 @@ class BatchCommitter:
                         outcomes |= {write.session_key: self._judge(write, answer) for write in failed}
                         writes = [write for write in writes if write.session_key in answer.advanced]
                         continue
-                    outcomes |= {write.session_key: _make_committed(write, answer) for write in writes}
+                    self._audit.add((record for write in writes for record in write.audit), now=now)
                     outcomes |= self._claim(transaction, claims, now)
                     transaction.commit(answer.transaction_id or None)
                     break
             except CommitUnknown as unknown:
                 if self._find_out(unknown) and self._are_stored(writes):
                     break
-        return outcomes
+        now_s = time.monotonic()
+        return outcomes | {write.session_key: _make_committed(write, answer, now_s) for write in writes}
 
     def _write(
         self,
@@ -188,8 +193,8 @@ class BatchCommitter:
         return found
 
 
-def _make_committed(write: SessionWrite, answer: WriteAnswer) -> WriteCommitted:
-    return WriteCommitted(write=write, earlier=_list_known(write, answer, own=False))
+def _make_committed(write: SessionWrite, answer: WriteAnswer, now_s: float | None = None) -> WriteCommitted:
+    return WriteCommitted(write=write, earlier=_list_known(write, answer, own=False), committed_at_s=now_s)
 
 
 def _list_known(write: SessionWrite, answer: WriteAnswer, *, own: bool) -> tuple[EventRecord, ...]:

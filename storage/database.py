@@ -9,13 +9,16 @@ from urllib.parse import urlsplit
 
 import peewee
 import psycopg2
-from playhouse.migrations import Runner
+from playhouse.migrations import Migration, Runner
 from playhouse.pool import PooledPostgresqlDatabase
 from psycopg2.extensions import parse_dsn
 
 from storage.errors import DatabaseUnavailable, SchemaError, StatementTimedOut, TransactionConflict
 
 log = logging.getLogger(__name__)
+
+Database = peewee.Database
+"""What stores run on; for those who hold one, and speak to it through stores alone."""
 
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
 MIGRATION_TABLE = "schema_migrations"
@@ -120,6 +123,11 @@ def describe_error(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def known_migrations() -> list[str]:
+    """Return the names of this code's migrations, in order."""
+    return [migration.name for migration in Migration.load_directory(str(MIGRATIONS_DIR))]
+
+
 def is_connection_uri(text: str) -> bool:
     """Tell whether libpq understands `text` as a connection URI."""
     try:
@@ -182,17 +190,27 @@ def require_supported_server(database: peewee.Database) -> None:
 
 def apply_migrations(database: peewee.Database) -> list[str]:
     """Apply what is missing; raise SchemaError if the database has what this code does not know."""
-    runner = Runner(database, str(MIGRATIONS_DIR), table_name=MIGRATION_TABLE)
-    unknown = [migration.name for migration in runner.status() if migration.path is None]
+    pending_migrations(database)
+    applied: list[str] = Runner(database, str(MIGRATIONS_DIR), table_name=MIGRATION_TABLE).up()
+    for name in applied:
+        log.info("Applied migration %s", name, extra={"action": "migration_applied"})
+    return applied
+
+
+def pending_migrations(database: peewee.Database) -> list[str]:
+    """Return what `migrate` would apply now, in order; needs a connection, and changes nothing.
+
+    Raises:
+        SchemaError: if the database has a migration that this code does not know.
+    """
+    found = Runner(database, str(MIGRATIONS_DIR), table_name=MIGRATION_TABLE).status()
+    unknown = [migration.name for migration in found if migration.path is None]
     if unknown:
         raise SchemaError(
             f"the database's schema is newer than this Callboard: it has migration {unknown[-1]}, "
             "which this version does not know; install the newer version, or use another database"
         )
-    applied: list[str] = runner.up()
-    for name in applied:
-        log.info("Applied migration %s", name, extra={"action": "migration_applied"})
-    return applied
+    return [migration.name for migration in found if not migration.applied]
 
 
 def is_migrated(database: peewee.Database) -> bool:

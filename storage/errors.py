@@ -1,5 +1,7 @@
 """Everything that storage raises. Driver errors are translated here once and never leave the package."""
 
+from collections.abc import Mapping
+
 
 class StorageError(Exception):
     """Base of every error that this package raises."""
@@ -35,3 +37,24 @@ class CommitUnknown(DatabaseUnavailable):
     def __init__(self, message: str, *, transaction_id: str) -> None:
         super().__init__(message)
         self.transaction_id = transaction_id
+
+
+class BackupError(StorageError):
+    """Raised when a backup cannot be written, read or restored; the text says what is left of it and what to do."""
+
+
+class SweepElsewhere(StorageError):
+    """Raised when a server's sweep is at work, and a second one would only be in its way."""
+
+
+class SessionsOwned(StorageError):
+    """Raised when sessions cannot be deleted because nodes that may be taken to live own them.
+
+    Attributes:
+        owners: Session key -> node.
+    """
+
+    def __init__(self, owners: Mapping[str, str]) -> None:
+        named = ", ".join(f"{session_key} (node {node_id})" for session_key, node_id in owners.items())
+        super().__init__(f"live nodes own {len(owners)} of the sessions: {named}; stop these first, then try again")
+        self.owners = owners

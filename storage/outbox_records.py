@@ -19,11 +19,13 @@ class OutboxEffect(msgspec.Struct, frozen=True, kw_only=True):
         seq: Its place in the session.
         from_seq: The lowest `seq` that it stands for: lower than `seq` if it supersedes the effects before it.
         payload: The frame.
+        committed_at_s: When it was committed, on the monotonic clock; None of what was read from the outbox.
     """
 
     seq: int
     from_seq: int
     payload: JsonDocument
+    committed_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from storage.audit_store import AuditStore
 from storage.connection_watch import ConnectionWatch
 from storage.database import connected, is_migrated, open_database
 from storage.event_store import EventStore
+from storage.inspection_store import InspectionStore
 from storage.node_store import NodeStore
 from storage.outbox_store import OutboxStore
 from storage.session_store import SessionStore
@@ -37,6 +39,8 @@ class StorageReader:
         self.events = EventStore(database)
         self.threads = ThreadStore(database)
         self.nodes = NodeStore(database)
+        self.inspection = InspectionStore(database)
+        self.audit = AuditStore(database)
         self._database = database
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="storage-reader")
 

@@ -5,7 +5,8 @@ What there is one of for each token is a msgspec struct, which is made in a tent
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any, ClassVar, Final
@@ -144,6 +145,35 @@ class TurnEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """What an operator does: a row of `operator_actions`, or one to be, in the transaction of the action itself.
+
+    Attributes:
+        id: Chosen by whoever asks; tells a repeated action from another one.
+        action: As the command has it, such as `sessions stop`.
+        operator: Who, as the command says: user and machine.
+        session_key: About which session; None if it is not about one.
+        event_seq: About which event of it; None if it is not about one.
+        details: What it was given and what it did, without any text that users have written.
+    """
+
+    id: UUID
+    action: str
+    operator: str
+    session_key: str | None = None
+    event_seq: int | None = None
+    details: JsonDocument = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAudit:
+    """An action that was carried out."""
+
+    record: AuditRecord
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionWrite:
     """All that one session wants durable at once; it is committed whole or not at all.
 
@@ -158,6 +188,7 @@ class SessionWrite:
         processed_event_seq: The highest event with nothing left to do, after this write.
         events: New events, `seq` from `base_event_seq + 1` without a gap.
         effects: New effects, `seq` from `base_effect_seq + 1` without a gap.
+        audit: Which operators' actions it carries out.
     """
 
     session_key: str
@@ -170,6 +201,7 @@ class SessionWrite:
     checkpoint: CheckpointRecord | None = None
     turn_starts: tuple[TurnStart, ...] = ()
     turn_ends: tuple[TurnEnd, ...] = ()
+    audit: tuple[AuditRecord, ...] = ()
 
     @property
     def last_event_seq(self) -> int:
@@ -281,10 +313,12 @@ class WriteCommitted:
     Attributes:
         earlier: Events stored before that the new ones refer to: the cancel that came ahead of a new message, and the
             message that a new cancel is about.
+        committed_at_s: When the COMMIT was answered, on the monotonic clock; None if that is not known.
     """
 
     write: SessionWrite
     earlier: tuple[EventRecord, ...] = ()
+    committed_at_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -228,6 +228,15 @@ def find_usable_install(account: Account, report: Report) -> Path:
     return copied_install
 
 
+def find_program(name: str) -> Path:
+    """Return one of PostgreSQL's programs, as `pg_dump`, for this process's own account to run.
+
+    Raises:
+        EmbeddedPostgresError: When the Python package that brings them is missing.
+    """
+    return _find_install() / "bin" / name
+
+
 def _find_install() -> Path:
     # Found, not imported: importing it makes a lock file in the temporary directory, one for all users.
     spec = importlib.util.find_spec(_PACKAGE)

@@ -95,6 +95,21 @@ class Checkpoint(peewee.Model):
         indexes = ((("session_key", "event_seq"), True),)
 
 
+class OperatorAction(peewee.Model):
+    """What an operator did by hand."""
+
+    id = peewee.UUIDField(primary_key=True)
+    action = peewee.TextField()
+    operator = peewee.TextField()
+    session_key = peewee.TextField(null=True)
+    event_seq = peewee.BigIntegerField(null=True)
+    details = peewee.JSONField()
+    created_at = DateTimeTZField()
+
+    class Meta:
+        table_name = "operator_actions"
+
+
 class TurnAttempt(peewee.Model):
     """An attempt at a turn and its outcome."""
 
@@ -111,3 +126,9 @@ class TurnAttempt(peewee.Model):
     class Meta:
         table_name = "turns"
         primary_key = peewee.CompositeKey("session_key", "event_seq", "attempt")
+
+
+TABLE_NAMES = tuple(
+    model._meta.table_name for model in (Event, Effect, Session, Checkpoint, TurnAttempt, Node, OperatorAction)
+)
+"""The names of all of them."""

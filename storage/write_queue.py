@@ -52,6 +52,11 @@ class Batch:
     def __bool__(self) -> bool:
         return self.request_count > 0
 
+    @property
+    def row_count(self) -> int:
+        """How many rows it writes; a report counts as one."""
+        return sum([entry.request.row_count for entry in self.entries]) + len(self.deliveries)
+
     def without(self, left: "Batch") -> "Batch":
         """Return what there is of it besides a part of it."""
         if not left:

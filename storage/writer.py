@@ -33,10 +33,11 @@ from storage.batch_committer import BatchCommitter, Outcomes
 from storage.connection_watch import ConnectionWatch
 from storage.database import describe_error
 from storage.errors import CommitUnknown, DatabaseUnavailable, StatementTimedOut, TransactionConflict
-from storage.records import Outcome, ReplyTo, Report, SessionClaim, SessionHeld, SessionWrite, WriteRefused
+from storage.records import Outcome, ReplyTo, Report, SessionClaim, SessionHeld, SessionWrite, WriteFenced, WriteRefused
 from storage.set_aside import SetAside
 from storage.write_queue import NOTHING, Batch, Entry, WriteQueue, join_batches, make_batch, split_by_session
 from storage.writer_connection import WriterConnection
+from storage.writer_observer import NoObserver, WriterObserver
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class StorageWriter:
         clock: Gives the aware time that rows are stamped with; all rows of a transaction get the same.
         queue_bytes: What may wait before `is_overloaded`; the queue itself has no limit.
         watch: Ends its connection if an answer is lost; None for nobody.
+        observer: Is told what it does; None for nobody.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class StorageWriter:
         clock: Callable[[], datetime],
         queue_bytes: int = DEFAULT_QUEUE_BYTES,
         watch: ConnectionWatch | None = None,
+        observer: WriterObserver | None = None,
     ) -> None:
         self._report = report
+        self._observer = observer or NoObserver()
         self._queue_bytes = queue_bytes
         self._connection = WriterConnection(dsn, node_id=node_id, watch=watch)
         self._committer = BatchCommitter(self._connection, node_id=node_id, clock=clock, find_out=self._find_out)
@@ -127,6 +131,11 @@ class StorageWriter:
         """
         return self._queue.settled_count
 
+    @property
+    def queue_bytes(self) -> int:
+        """About how much memory the writes hold that are not done with."""
+        return self._queue.byte_count
+
     def submit(self, request: SessionWrite | SessionClaim, reply_to: ReplyTo) -> None:
         """Hand in a write or a claim; its outcome is reported to `reply_to`. Of one session from one thread."""
         self._queue.put(Entry(request, reply_to))
@@ -164,11 +173,18 @@ class StorageWriter:
                 self._carry_out(self._aside.take())
         self._connection.close()
 
+    def _observe(self, batch: Batch, outcomes: Outcomes, took_s: float) -> None:
+        self._observer.note_batch(row_count=batch.row_count, took_s=took_s)
+        fenced_count = sum(isinstance(outcome, WriteFenced) for outcome in outcomes.values())
+        if fenced_count:
+            self._observer.note_fenced(fenced_count)
+
     def _carry_out(self, batch: Batch) -> None:
         """Carry out a batch, report what became of it, and set aside what meets a lock."""
-        self._busy_since_s = time.monotonic()
+        self._busy_since_s = begun_at_s = time.monotonic()
         outcomes, left = self._commit_until_known(batch)
         self._busy_since_s = None
+        self._observe(batch.without(left), outcomes, time.monotonic() - begun_at_s)
         self._report(
             [
                 (entry.reply_to, outcomes[entry.request.session_key])
@@ -193,6 +209,7 @@ class StorageWriter:
     def _note_reachable(self) -> None:
         if self._is_lost:
             log.info("Reached the database again", extra={"action": "database_reached"})
+            self._observer.note_reconnect()
         self._is_lost = False
         self._reachable.set()
 

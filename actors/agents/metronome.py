@@ -54,6 +54,8 @@ class MetronomeMemory(msgspec.Struct, frozen=True, kw_only=True):
 class MetronomeAgent:
     """Emits " tok0", " tok1" and so on."""
 
+    check_message = '{"tokens": 1}'
+
     async def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:
         """Answer one turn.
 

@@ -97,7 +97,8 @@ class Agent(Protocol):
     """What answers: one instance serves all sessions, so it keeps no state of a conversation in itself.
 
     An agent that holds connections or the like may have an `async def aclose(self)` too; it is awaited when the server
-    stops, after the last turn.
+    stops, after the last turn. One that does not answer to "Hello" may have a `check_message`: what it is to be asked
+    when an operator wants to know whether it answers.
     """
 
     def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:

@@ -154,3 +154,22 @@ class ExitingAgent:
         if turn.text == MISBEHAVE:
             raise SystemExit(3)
         yield Token(text="still here")
+
+
+class StubbornAgent:
+    """Hangs after a first word if it is told to, and says everything else back."""
+
+    async def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:
+        yield Token(text="So far")
+        if turn.text == "hang":
+            await asyncio.Event().wait()
+        yield Token(text=f", {turn.text}")
+
+
+class MendedAgent:
+    """Fails, but for what an operator runs again."""
+
+    async def stream_chat(self, turn: Turn) -> AsyncIterator[Token | Final]:
+        if not (turn.request_id or "").startswith("retry-"):
+            raise AgentError("the model is not loaded", retryable=False)
+        yield Token(text=f"At last: {turn.text}")

@@ -18,6 +18,7 @@ MISBEHAVIOURS = [
 ]
 KINDS = ("eliza", "echo", "metronome")
 FACTORIES = {"hang-once": "HangOnceAgent", "flood": "FloodAgent", "exit": "ExitingAgent", "flaky": "FlakyAgent"}
+FACTORIES |= {"stubborn": "StubbornAgent", "mended": "MendedAgent"}
 
 _thread_numbers = count(1)
 

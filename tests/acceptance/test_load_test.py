@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tornado.web import Application
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from scripts.admin.command import admin
 from tests.acceptance.server_process import CALLBOARD, ServerProcess, Servers, make_environment
 from tests.served_application import serve_application
 
@@ -107,6 +109,28 @@ def test_run_survives_a_restart_of_the_server(servers: Servers, tmp_path: Path) 
     counts = read_result(tmp_path)["counts"]
     assert counts["answered"] == 80
     assert counts["closed"] > 0
+
+
+@pytest.mark.slow(reason="starts a server eleven times under load")
+def test_ten_restarts_under_load_violate_nothing(servers: Servers, tmp_path: Path) -> None:
+    """Each stop lets running answers end, or hands them to the next start, as a deployment does."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    server = servers.start("--port", port, "--shutdown-grace-s", "0.5")
+    data_dir = server.data.path
+    sizes = ["--sessions", "20", "--messages", "1000", "--first-token-ms", "50", "--chaos", "--json", "result.json"]
+    with start_load(tmp_path, server.url, *QUICK, *sizes, "--patience-s", "30") as run:
+        for _ in range(10):
+            wait_for_line(run, "answers/s")
+            server.stop()
+            server = servers.start("--port", port, "--shutdown-grace-s", "0.5", data_dir=data_dir)
+        wait_for_line(run, "answers/s")
+        os.kill(run.pid, signal.SIGINT)
+        stdout, stderr = run.communicate(timeout=TIMEOUT_S)
+    assert run.returncode == 0, stdout + stderr
+    assert stdout.splitlines()[-1].startswith("no violations")
+    assert read_result(tmp_path)["counts"]["answered"] > 100
+    assert CliRunner().invoke(admin, ["--data-dir", str(data_dir), "verify"], env={"DATABASE_URL": None}).exit_code == 0
 
 
 def test_unknown_agent_ends_the_run_with_reason(server: ServerProcess, tmp_path: Path) -> None:

@@ -6,15 +6,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
+from storage import service_account
 from storage.database import open_database
 from storage.embedded import EmbeddedPostgres
 from tests.postgres import Conversation, Query, RecordingWriter, TestDatabases, open_query
 
 OpenWriter = Callable[..., RecordingWriter]
+
+OLD_SERVER_PASSWORD = "se cret'@/"
 
 MEMORY_BYTES = 2 * 1024**3
 """Room for a few databases of 8 MB and the write-ahead log, several times over."""
@@ -42,6 +46,33 @@ def server_dsn() -> Iterator[str]:
             yield server.dsn
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def old_server_dsn() -> Iterator[str]:
+    """A PostgreSQL 16, which the Python package brings along as well, for who has the password."""
+    programs = service_account._find_install().with_name("pginstall") / "bin"
+    if not (programs / "postgres").exists():
+        pytest.skip("no older PostgreSQL here")
+    account = service_account.choose_account(Path("/nonexistent"), lambda _: None)
+    with tempfile.TemporaryDirectory(prefix="callboard-test-", dir=find_memory_folder()) as name:
+        folder = Path(name).resolve()
+        (folder / "password").write_text(OLD_SERVER_PASSWORD)
+        os.chown(folder, account.uid, account.gid)
+        os.chown(folder / "password", account.uid, account.gid)
+        cluster = folder / "cluster"
+        options = ["--username=callboard", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        made = [str(programs / "initdb"), f"--pgdata={cluster}", f"--pwfile={folder / 'password'}", *options]
+        if account.run(made) != 0:
+            pytest.skip("the older PostgreSQL does not run here")
+        settings = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
+        control = [str(programs / "pg_ctl"), f"--pgdata={cluster}", "--silent", "--wait"]
+        assert account.run([*control, "start", "--options", settings]) == 0
+        try:
+            password, host = quote(OLD_SERVER_PASSWORD, safe=""), quote(str(folder), safe="")
+            yield f"postgresql://callboard:{password}@/postgres?host={host}&port=5432"
+        finally:
+            account.run([*control, "stop", "--mode=immediate"])
 
 
 def find_memory_folder() -> Path | None:

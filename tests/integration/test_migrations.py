@@ -14,7 +14,7 @@ from storage import database as storage_database
 from storage.database import MIGRATION_LOCK, MIGRATIONS_DIR, is_migrated, migrate, open_database
 from storage.errors import DatabaseUnavailable, SchemaError
 from storage.records import EffectStatus
-from storage.tables import Checkpoint, Effect, Event, Node, Session, TurnAttempt
+from storage.tables import Checkpoint, Effect, Event, Node, OperatorAction, Session, TurnAttempt
 from tests.postgres import UNREACHABLE_DSN, Conversation, Query, RecordingWriter, open_query, token, wait_until
 
 ALL_MIGRATIONS = sorted(path.stem for path in MIGRATIONS_DIR.glob("[0-9]*.py"))
@@ -28,12 +28,19 @@ CONTRACT = {
     "checkpoints": "checkpoint_id session_key event_seq state created_at",
     "turns": "session_key event_seq attempt status error latency_ms token_usage started_at finished_at",
     "nodes": "node_id started_at renewed_at lingers_until expires_at",
+    "operator_actions": "id action operator session_key event_seq details created_at",
     "live_nodes": "node_id",
     "schema_migrations": "id name applied",
 }
 """The tables and columns that operators query, in order."""
 
-JSON_COLUMNS = {("events", "payload"), ("effects", "payload"), ("checkpoints", "state"), ("turns", "token_usage")}
+JSON_COLUMNS = {
+    ("events", "payload"),
+    ("effects", "payload"),
+    ("checkpoints", "state"),
+    ("turns", "token_usage"),
+    ("operator_actions", "details"),
+}
 
 COLUMNS = """
 SELECT table_name::text, column_name::text, data_type::text, is_nullable::text FROM information_schema.columns
@@ -177,13 +184,14 @@ def test_unique_keys_keep_the_contract(query: Query) -> None:
         ("events", ["session_key", "request_id"]),
         ("events", ["session_key", "seq"]),
         ("nodes", ["node_id"]),
+        ("operator_actions", ["id"]),
         ("sessions", ["session_key"]),
         ("turns", ["session_key", "event_seq", "attempt"]),
     ]
 
 
 def test_migrations_and_models_make_the_same_tables(dsn: str, query: Query) -> None:
-    models: list[Any] = [Event, Effect, Session, Checkpoint, TurnAttempt, Node]
+    models: list[Any] = [Event, Effect, Session, Checkpoint, TurnAttempt, Node, OperatorAction]
     query("CREATE SCHEMA models")
     database = peewee.PostgresqlDatabase(dsn, options="-c search_path=models", autoconnect=False)
     with database.connection_context(), database.bind_ctx(models, bind_refs=False, bind_backrefs=False):

@@ -197,7 +197,7 @@ class Stage:
             if task.get_name().startswith("turn-"):
                 task.cancel()
         await asyncio.to_thread(node._writer.close, timeout_s=5)  # with what it has in hand, or it would come back
-        await asyncio.to_thread(node._reader.close)
+        await asyncio.to_thread(node.reader.close)
         names = "SELECT FROM pg_stat_activity WHERE application_name LIKE %s"
         await eventually(lambda: not self.query(names, f"callboard%{node.node_id}"))
 
@@ -842,9 +842,9 @@ def test_stop_waits_for_a_slow_read_in_silence(play: Play) -> None:
         client = await connect(node)
         await client.ask("one")
         hold = threading.Event()
-        node._reader.submit(hold.wait)
+        node.reader.submit(hold.wait)
         stopping = asyncio.create_task(node.stop())
-        await eventually(lambda: node._reader._threads._shutdown)
+        await eventually(lambda: node.reader._threads._shutdown)
         await asyncio.sleep(0.1)  # ten polls' time: that none of them fails has no event to wait for
         hold.set()
         await stopping

@@ -389,6 +389,45 @@ def test_write_from_wrong_place_is_fenced(
     conversation.commit(good)
 
 
+class Observer:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.row_counts: list[int] = []
+        self.fenced = 0
+        self.reconnects = 0
+
+    def note_batch(self, *, row_count: int, took_s: float) -> None:
+        assert took_s > 0
+        self.row_counts.append(row_count)
+
+    def note_fenced(self, count: int) -> None:
+        self.fenced += count
+
+    def note_reconnect(self) -> None:
+        self.reconnects += 1
+
+
+def test_observer_is_told_of_batches_and_fenced_writes(open_writer: OpenWriter) -> None:
+    writer = open_writer("owner")
+    writer.writer._observer = observer = Observer()
+    writer.start()
+    talks = [Conversation(writer, f"ann:eliza:t{index}") for index in range(2)]
+    for talk in talks:
+        talk.claim()
+    assert observer.row_counts == [1, 1]
+
+    good = talks[0].make_write(events=[make_user_message(1)], frames=[token(1)])
+    committed = writer.ask(good)
+    writer.ask(replace(talks[1].make_write(events=[make_user_message(1)]), epoch=0))
+
+    assert isinstance(committed, WriteCommitted)
+    assert committed.committed_at_s is not None
+    assert observer.row_counts[2:] == [good.row_count, 2]
+    assert good.row_count == 3
+    assert (observer.fenced, observer.reconnects) == (1, 0)
+
+
 def test_write_to_unknown_session_is_fenced(query: Query, writer: RecordingWriter) -> None:
     stranger = Conversation(writer, "nobody:eliza:t1")
     write = stranger.make_write(events=[make_user_message(1)])

@@ -20,6 +20,7 @@ from storage.records import EffectStatus, SessionClaim, SessionClaimed, TurnStar
 from storage.writer import RECONNECT_FIRST_S, Pauses
 from storage.writer_connection import WriterTransaction
 from tests.integration.conftest import OpenWriter, find_memory_folder
+from tests.integration.test_writer import Observer
 from tests.postgres import (
     UNREACHABLE_DSN,
     Conversation,
@@ -94,6 +95,16 @@ def test_connection_killed_during_a_batch_loses_nothing(
     assert [writer.wait_for(ticket) for ticket in tickets] == [WriteCommitted(write=write) for write in writes]
     assert query("SELECT session_key, seq FROM effects ORDER BY 1") == [(KEY, 1), (other.key, 1)]
     assert "Lost the database" in caplog.text
+
+
+def test_observer_is_told_when_the_database_answers_again(
+    query: Query, writer: RecordingWriter, conversation: Conversation
+) -> None:
+    writer.writer._observer = observer = Observer()
+    query(KILL_ONCE_IN_COMMIT)
+    write = conversation.make_write(events=[make_user_message(1)], frames=[token(1)])
+    assert conversation.commit(write) == WriteCommitted(write=write)
+    assert (observer.reconnects, observer.row_counts) == (1, [write.row_count])
 
 
 def test_connection_lost_in_commit_before_it_took_hold(

@@ -22,6 +22,7 @@ from actors.session_commands import (
     Rest,
     RunAgent,
     StopAgent,
+    Stopped,
     Submit,
     TurnConcluded,
     Unexpected,
@@ -32,6 +33,7 @@ from actors.session_steps import Message, step
 from actors.session_write import MAX_LOSSES
 from scripts.simulation.stored_session import StoredSession, WriteOutcome
 from storage.records import (
+    AuditRecord,
     EffectRecord,
     SessionWrite,
     TurnStatus,
@@ -63,6 +65,7 @@ class SessionPlay:
         self.now_s = 1000.0
         self.submissions: dict[str, SubmitUserMessage | SubmitCancel] = {}  # by connection id: one each
         self.answers: defaultdict[str, list[Accepted | RefuseRequest]] = defaultdict(list)
+        self.stops: list[tuple[int, ...]] = []  # what operators were told
         self.runs: list[tuple[int, int]] = []  # event seq and attempt
         self.strays: list[SessionWrite] = []  # handed over by actors that are gone; storage may carry them out yet
         self.lost: set[str] = set()  # submissions of which an actor knew no outcome when it ended
@@ -71,6 +74,8 @@ class SessionPlay:
             self.runs, self.strays, self.lost = beside.runs, beside.strays, beside.lost
         self.own_ids: list[UUID] = []  # of what was said on this node, in order
         self.published: list[EffectRecord] = []
+        self.token_count = 0  # of what was published
+        self.first_tokens_since_s: list[float] = []
         self.concluded: list[TurnConcluded] = []
         self.unexpected: list[Unexpected] = []
         self._queue_limit = queue_limit
@@ -183,6 +188,22 @@ class SessionPlay:
         number = len(self.submissions) + 1
         message = SubmitCancel(
             session_key=KEY, event_id=UUID(int=number), connection_id=f"c{number}", request_id=request_id
+        )
+        self.submissions[message.connection_id] = message
+        self.own_ids.append(message.event_id)
+        self.tell(message)
+        return message
+
+    def stop(self, *, reaches_all: bool = False) -> SubmitCancel:
+        """An operator ends what runs, or all."""
+        number = len(self.submissions) + 1
+        message = SubmitCancel(
+            session_key=KEY,
+            event_id=UUID(int=number),
+            connection_id=f"c{number}",
+            request_id=None,
+            reaches_all=reaches_all,
+            audit=AuditRecord(id=UUID(int=number), action="sessions stop", operator="ann"),
         )
         self.submissions[message.connection_id] = message
         self.own_ids.append(message.event_id)
@@ -337,6 +358,9 @@ class SessionPlay:
                     low, self.published_seq = self.published_seq, self.published_seq + len(command.effects)
                     assert tuple(self.stored.effects[low : self.published_seq]) == command.effects, "I4"
                     self.published += command.effects
+                    self.token_count += command.token_count
+                    if command.first_token_since_s is not None:
+                        self.first_tokens_since_s.append(command.first_token_since_s)
                 case Accepted() if command.duplicate:
                     stored = self.stored.events[command.event_seq - 1]
                     assert stored.id != command.message.event_id
@@ -351,6 +375,9 @@ class SessionPlay:
                 case RefuseRequest():
                     assert self.submissions[command.connection_id].request_id == command.request_id
                     self.answers[command.connection_id].append(command)
+                case Stopped():
+                    assert command.message.request_id is None
+                    self.stops.append(command.event_seqs)
                 case TurnConcluded():
                     assert self.stored.turns[command.end.event_seq, command.end.attempt] is command.end.status
                     assert self.stored.events[command.end.event_seq - 1].request_id == command.request_id

@@ -56,6 +56,7 @@ SETTINGS: list[tuple[str, str, str, str, Any]] = [
     ),
     ("max_connections", "--max-connections", "MAX_CONNECTIONS", "1", 1),
     ("max_connections_per_user", "--max-connections-per-user", "MAX_CONNECTIONS_PER_USER", "0", 0),
+    ("metrics_token", "--metrics-token", "METRICS_TOKEN", "sixteen-letters.", "sixteen-letters."),
     ("log_level", "--log-level", "LOG_LEVEL", "debug", "DEBUG"),
     ("log_format", "--log-format", "LOG_FORMAT", "JSON", "json"),
 ]
@@ -116,6 +117,9 @@ BAD_VALUES: list[tuple[str, str]] = [
     ("allowed_origins", "https://chat.example:99999"),
     ("max_connections", "0"),
     ("max_connections_per_user", "-1"),
+    ("metrics_token", "fifteen-letters"),
+    ("metrics_token", "sixteen letters."),
+    ("metrics_token", "=" * 16),
     ("log_level", "LOUD"),
     ("log_format", "xml"),
 ]
@@ -160,6 +164,7 @@ def test_defaults_are_as_documented() -> None:
         max_connections=16_000,
         max_connections_per_user=64,
         slow_handler_ms=50,
+        metrics_token=None,
         log_level="INFO",
         log_format="text",
     )
@@ -203,7 +208,7 @@ def test_bad_value_names_option_variable_and_value(name: str, text: str) -> None
         assert option in words
         assert variable in words
         assert "expected" in words
-        assert (repr(text) in words) != (name in {"database_url", "auth_jwt_secret"})
+        assert (repr(text) in words) != (name in {"database_url", "auth_jwt_secret", "metrics_token"})
 
 
 def test_localhost_is_an_address_of_this_machine() -> None:
@@ -229,7 +234,7 @@ def test_audience_without_a_key_would_check_nothing() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    assert SECRET not in repr(load_settings({"auth_jwt_secret": SECRET}, {}))
+    assert SECRET not in repr(load_settings({"auth_jwt_secret": SECRET, "metrics_token": SECRET}, {}))
 
 
 def test_paths_may_begin_at_home() -> None:

@@ -1235,3 +1235,60 @@ def test_step_is_pure() -> None:
     first = play.tell(message)
     play.state, play.write = before, None
     assert play.tell(message) == first
+
+
+def list_ends(play: SessionPlay) -> list[tuple[int, str]]:
+    ends = ("message", "cancelled", "error")
+    frames = [effect.payload for effect in play.stored.effects]
+    return [(frame["eventSeq"], frame["type"]) for frame in frames if frame["type"] in ends]
+
+
+def test_operators_stop_ends_what_runs_and_nothing_else() -> None:
+    play = start_running(request_id=None)
+    play.say("second")
+    play.commit()
+    play.stop()
+    assert play.agent is None
+    play.settle()
+    assert play.stops == [(1,)]
+    assert list_ends(play) == [(1, "cancelled"), (2, "message")]
+
+
+def test_operators_stop_of_all_ends_what_waits_too() -> None:
+    play = start_running(request_id=None)
+    for _ in range(2):
+        play.say("more")
+    play.commit()
+    play.stop(reaches_all=True)
+    play.settle()
+    assert play.stops == [(1, 2, 3)]
+    assert list_ends(play) == [(1, "cancelled"), (2, "cancelled"), (3, "cancelled")]
+
+
+def test_operators_stop_of_all_holds_through_a_crash() -> None:
+    play = start_running(request_id=None)
+    play.say("second")
+    play.commit()
+    play.stop(reaches_all=True)
+    play.commit()  # the first is ended by the write of the stop itself
+    play.begin_anew()
+    play.settle()
+    assert list_ends(play) == [(1, "cancelled"), (2, "cancelled")]
+
+
+def test_operators_stop_is_written_with_its_audit() -> None:
+    play = start_running()
+    message = play.stop()
+    write = in_flight(play)
+    assert message.audit is not None
+    (audit,) = write.audit
+    assert (audit.id, audit.details) == (message.audit.id, {"eventSeqs": [1]})
+    assert [event.payload for event in write.events] == [{"eventSeqs": [1]}]
+
+
+def test_operators_stop_of_an_idle_session_is_refused() -> None:
+    play = start_running()
+    play.settle()
+    message = play.stop()
+    assert play.codes(message) == ["already_finished"]
+    assert play.write is None

@@ -397,7 +397,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def _is_repetition(self, submitted: SubmitUserMessage | SubmitCancel) -> bool:
         if isinstance(submitted, SubmitCancel):
-            return any(event.request_id == CANCEL_PREFIX + submitted.request_id for event in self.stored.events)
+            return any(event.request_id == f"{CANCEL_PREFIX}{submitted.request_id}" for event in self.stored.events)
         return submitted.request_id is not None and any(
             event.request_id == submitted.request_id and event.payload["message"] == submitted.text
             for event in self.stored.events

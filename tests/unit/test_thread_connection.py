@@ -1,14 +1,14 @@
 """A connection of many threads: what its client is shown of each, and what is held for it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
 from server import close_codes, v1_frames
 from server.connection import EncodedEffect
 from server.connections import encode_effects
-from server.thread_connection import MAX_UNSENT_BYTES, STALL_S, ThreadConnection
+from server.thread_connection import MAX_UNACKNOWLEDGED, MAX_UNSENT_BYTES, STALL_S, ThreadConnection
 from storage.outbox_records import OutboxEffect, OutboxPage, OutboxSubscription, SubscriptionRefusal
 from tests.unit.clock_model import run_jumping, wait_until
 from tests.unit.test_connections import KEY, OTHER_KEY, GatedSocket
@@ -243,3 +243,99 @@ def test_answer_to_an_earlier_subscription_is_none_to_the_one_that_came_after() 
         assert [(frame["type"], frame["after"]) for frame in peer.socket.taken] == [("ready", 5)]
 
     on_loop(main)
+
+
+# Times
+
+
+class Times:
+    """Keeps the times of deliveries, on a clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.pushed: list[float] = []
+        self.acknowledged: list[float] = []
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def time_pushes(self, committed_at_s: Sequence[float]) -> None:
+        self.pushed += [self.now_s - at_s for at_s in committed_at_s]
+
+    def time_acknowledgement(self, after_s: float) -> None:
+        self.acknowledged.append(after_s)
+
+
+def on_timed_loop(main: Callable[[Peer, Times], Coroutine[Any, Any, None]]) -> None:
+    async def play() -> None:
+        peer, times = Peer(), Times()
+        peer.connection.times = times
+        peer.begin()
+        await main(peer, times)
+
+    run_jumping(play)
+
+
+def test_pushed_frames_are_timed_once_the_socket_took_them() -> None:
+    async def main(peer: Peer, times: Times) -> None:
+        committed = [effect._replace(committed_at_s=99.5) for effect in make_tokens(1, 2)]
+        peer.connection.send_effects(KEY, committed)
+        assert times.pushed == [0.5, 0.5]
+
+        peer.socket.shut_gate()
+        peer.connection.send_effects(KEY, [make_tokens(3, 3)[0]._replace(committed_at_s=100.0)])
+        assert len(times.pushed) == 2
+        times.now_s = 103.0
+        peer.socket.open_gate()
+        await wait_until(lambda: not peer.connection.is_busy)
+        assert times.pushed == [0.5, 0.5, 3.0]
+
+    on_timed_loop(main)
+
+
+def test_what_comes_from_the_outbox_or_is_not_shown_is_not_timed() -> None:
+    async def main(peer: Peer, times: Times) -> None:
+        peer.send(1, 1)
+        own = make_input(2, origin="c1")[0]._replace(committed_at_s=99.0)
+        peer.connection.send_effects(KEY, [own])
+        assert peer.taken[-1] == (KEY, 2)
+        assert times.pushed == []
+
+    on_timed_loop(main)
+
+
+def test_acknowledgement_is_timed_from_the_frame_that_it_names() -> None:
+    async def main(peer: Peer, times: Times) -> None:
+        peer.send(1, 2)
+        times.now_s = 101.0
+        peer.send(3, 5)
+        times.now_s = 104.0
+        for seq in (2, 4, 4, 3, 5, 5):
+            peer.connection.note_acknowledged(KEY, seq)
+        assert times.acknowledged == [4.0, 3.0, 3.0]
+
+    on_timed_loop(main)
+
+
+def test_acknowledgement_of_what_is_long_gone_is_not_timed() -> None:
+    async def main(peer: Peer, times: Times) -> None:
+        for seq in range(1, MAX_UNACKNOWLEDGED + 3):
+            peer.send(seq, seq)
+        peer.connection.note_acknowledged(KEY, 2)
+        assert times.acknowledged == []
+        peer.connection.note_acknowledged(KEY, 3)
+        assert times.acknowledged == [0.0]
+
+    on_timed_loop(main)
+
+
+def test_acknowledgement_of_what_came_before_the_subscription_is_not_timed() -> None:
+    async def main() -> None:
+        peer, times = Peer(), Times()
+        peer.connection.times = times
+        peer.begin(after=3, head=3)
+        peer.send(4, 4)
+        peer.connection.note_acknowledged(KEY, 3)
+        assert times.acknowledged == []
+
+    run_jumping(main)

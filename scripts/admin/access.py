@@ -1,0 +1,254 @@
+"""How commands reach what is stored, and the nodes of this machine."""
+
+import getpass
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from scripts.admin.failures import AdminError, ExitCode
+from scripts.admin.node_client import NodeClient, NodeGone
+from server.admin_server import list_sockets
+from server.config import ConfigError, Settings, load_settings
+from storage.audit_store import AuditStore
+from storage.database import Database, connected, describe_dsn, open_database, pending_migrations
+from storage.embedded import EmbeddedPostgres
+from storage.errors import DatabaseUnavailable, EmbeddedPostgresError, SchemaError
+from storage.inspection_records import StoredSession
+from storage.inspection_store import InspectionStore
+from storage.operator_store import OperatorStore
+from storage.records import AuditRecord, EventType
+
+STATUS_TIMEOUT_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The stored data, with a connection held.
+
+    Attributes:
+        dsn: Where they are.
+    """
+
+    dsn: str
+    database: Database
+    inspection: InspectionStore
+    operator: OperatorStore
+    audit: AuditStore
+
+    def list_open(self, session: StoredSession, *, reaches_all: bool) -> list[int]:
+        """Return the events of a session that have no outcome: the first one, or all."""
+        events = self.inspection.list_events(session.session_key, after=session.processed_event_seq, limit=10_000)
+        found = [event.seq for event in events if event.type is EventType.USER_MESSAGE]
+        return found if reaches_all else found[:1]
+
+    def require_session(self, session_key: str) -> StoredSession:
+        """Return a session.
+
+        Raises:
+            AdminError: If there is none of that key.
+        """
+        session = self.inspection.read_session(session_key)
+        if session is None:
+            raise AdminError(
+                ExitCode.NOT_FOUND,
+                f"there is no session {session_key}; `callboard admin sessions list` shows those that there are",
+            )
+        return session
+
+
+class Access:
+    """What a command was started with.
+
+    Args:
+        options: Of the group: where the data are.
+        environ: The environment.
+    """
+
+    def __init__(self, options: Mapping[str, str | None], environ: Mapping[str, str]) -> None:
+        try:
+            self.settings: Settings = load_settings(options, environ)
+        except ConfigError as error:
+            raise AdminError(ExitCode.UNUSABLE_ARGUMENT, str(error)) from error
+        self.options = options
+        self.environ = environ
+
+    @contextmanager
+    def open_dsn(self, *, create: bool = False) -> Iterator[str]:
+        """Give the URI of the database; an embedded one is started for the length of the block, if it does not run.
+
+        Args:
+            create: True to make an embedded one that is not there.
+
+        Raises:
+            AdminError: If there is none.
+        """
+        if self.settings.database_url is not None:
+            yield self.settings.database_url
+            return
+        data_dir = self.settings.data_dir
+        if not create and not (data_dir / "postgres" / "PG_VERSION").exists():
+            raise AdminError(
+                ExitCode.NO_DATABASE,
+                f"there are no data in {data_dir}: name the server's directory with --data-dir (CALLBOARD_DATA_DIR), "
+                "or its database with --database-url (DATABASE_URL)",
+            )
+        try:
+            embedded = EmbeddedPostgres.start(data_dir, report=lambda _: None)
+        except EmbeddedPostgresError as error:
+            raise AdminError(ExitCode.NO_DATABASE, str(error)) from error
+        try:
+            yield embedded.dsn
+        finally:
+            embedded.stop()
+
+    def describe_target(self) -> str:
+        """Return where the data are, without credentials."""
+        url = self.settings.database_url
+        return str(self.settings.data_dir) if url is None else describe_dsn(url)
+
+    @contextmanager
+    def open_stored(self, *, any_schema: bool = False) -> Iterator[Stored]:
+        """Give the stored data.
+
+        Args:
+            any_schema: True to take them whatever their schema.
+
+        Raises:
+            AdminError: If they cannot be used.
+        """
+        with self.open_dsn() as dsn:
+            database = open_database(dsn, application_name="callboard-admin")
+            try:
+                with connected(database):
+                    if not any_schema:
+                        require_schema(database)
+                    yield Stored(
+                        dsn, database, InspectionStore(database), OperatorStore(database), AuditStore(database)
+                    )
+            except DatabaseUnavailable as error:
+                raise AdminError(
+                    ExitCode.NO_DATABASE,
+                    f"cannot use {describe_dsn(dsn)}: {error}; see whether it runs and --database-url (DATABASE_URL) "
+                    "is right",
+                ) from error
+            finally:
+                database.close_all()
+
+    def list_nodes(self) -> list[NodeClient]:
+        """Return the nodes of this machine that have a socket in the data directory, dead ones too.
+
+        Raises:
+            AdminError: If it may not be read.
+        """
+        try:
+            return [NodeClient(path) for path in list_sockets(self.settings.data_dir)]
+        except OSError as error:
+            raise AdminError(
+                ExitCode.NO_NODE,
+                f"may not read {self.settings.data_dir}: {error.strerror}; run the command as the user that the "
+                "server runs as, or as root",
+            ) from error
+
+    def ask_nodes(self, path: str, query: list[tuple[str, str]] | None = None) -> dict[str, Any]:
+        """Ask all nodes of this machine something, and return the answers by node; dead ones are left out.
+
+        Raises:
+            AdminError: If one does not answer, or may not be asked.
+        """
+        answers = {}
+        for node in self.list_nodes():
+            try:
+                answers[node.node_id] = node.get(path, query, timeout_s=STATUS_TIMEOUT_S)
+            except NodeGone:
+                continue
+        return answers
+
+    def find_node(self, session: StoredSession | None) -> NodeClient | None:
+        """Return the node to act through on a session: its owner, or any if it has none that lives.
+
+        Returns:
+            None if no node of this machine runs.
+
+        Raises:
+            AdminError: If its owner runs, but not where this command does.
+        """
+        ids = self.ask_nodes("/status")
+        nodes = [node for node in self.list_nodes() if node.node_id in ids]
+        if session is not None and session.is_owner_alive and session.owner is not None:
+            for node in nodes:
+                if node.node_id == session.owner:
+                    return node
+            raise AdminError(
+                ExitCode.NO_NODE,
+                f"node {session.owner} has {session.session_key} and has no socket in {self.settings.data_dir}: run "
+                "the command on its machine, with its --data-dir",
+            )
+        return nodes[0] if nodes else None
+
+    def require_node(self) -> NodeClient:
+        """Return a node of this machine.
+
+        Raises:
+            AdminError: If none runs.
+        """
+        ids = self.ask_nodes("/status")
+        for node in self.list_nodes():
+            if node.node_id in ids:
+                return node
+        raise AdminError(
+            ExitCode.NO_NODE,
+            f"no node runs with {self.settings.data_dir}: start one, or name its directory with --data-dir "
+            "(CALLBOARD_DATA_DIR)",
+        )
+
+
+def require_schema(database: Database) -> None:
+    """Raise AdminError unless the schema is this code's; needs a connection."""
+    try:
+        missing = pending_migrations(database)
+    except SchemaError as error:
+        raise AdminError(ExitCode.NO_DATABASE, str(error)) from error
+    if missing:
+        raise AdminError(
+            ExitCode.NO_DATABASE,
+            f"the database's schema is older than this Callboard: it lacks {', '.join(missing)}; "
+            "run `callboard admin migrate`, or start a server of this version",
+        )
+
+
+def make_audit(
+    action: str, *, session_key: str | None = None, event_seq: int | None = None, **details: Any
+) -> AuditRecord:
+    """Return what is to be noted of an action."""
+    return AuditRecord(
+        id=uuid.uuid4(),
+        action=action,
+        operator=name_operator(),
+        session_key=session_key,
+        event_seq=event_seq,
+        details={name: value for name, value in details.items() if value is not None},
+    )
+
+
+def name_operator() -> str:
+    """Return who runs this command: whoever has become root by sudo is named as such."""
+    try:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone; click's Abort, exit code 1, unless the answer is yes."""
+    if not yes:
+        click.confirm(question, abort=True, err=True)
+
+
+pass_access = click.make_pass_decorator(Access)

@@ -1,0 +1,101 @@
+"""Arguments and options that several commands have: keys, times, durations, JSON."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import click
+
+from storage.records import SessionKey
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+KEY_PART: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", re.ASCII)
+SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class KeyType(click.ParamType):  # type: ignore[type-arg]
+    """A session's key."""
+
+    name = "userId:agentId:threadId"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it if it can be one."""
+        parts = value.split(":")
+        if len(parts) != 3 or not all(KEY_PART.fullmatch(part) for part in parts):
+            self.fail(
+                f"{value!r} is no key: expected userId:agentId:threadId, each of A-Z, a-z, 0-9, _ and -, "
+                "as `callboard admin sessions list` shows them",
+                param,
+                ctx,
+            )
+        return str(SessionKey.parse(value))
+
+
+class DurationType(click.ParamType):  # type: ignore[type-arg]
+    """A length of time: `500ms`, `30s`, `15m`, `2h`, `7d`. In seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return it in seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        match = DURATION.fullmatch(value)
+        if match is None:
+            self.fail(f"{value!r} is no duration: expected one such as 500ms, 30s, 15m, 2h or 7d", param, ctx)
+        return float(match[1]) * SECONDS[match[2]]
+
+
+class SinceType(click.ParamType):  # type: ignore[type-arg]
+    """A time: `2026-11-28T09:00`, with or without a zone (UTC then), or how long ago, as `15m`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return it, aware."""
+        if isinstance(value, datetime):
+            return value
+        match = DURATION.fullmatch(value)
+        if match is not None:
+            return datetime.now(UTC) - timedelta(seconds=float(match[1]) * SECONDS[match[2]])
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no time: expected one such as 2026-11-28T09:00 (UTC) or 2026-11-28T09:00+01:00, "
+                "or how long ago, such as 15m, 2h or 7d",
+                param,
+                ctx,
+            )
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+KEY: Final = KeyType()
+DURATION_S: Final = DurationType()
+SINCE: Final = SinceType()
+
+
+def key_argument(function: Function) -> Function:
+    """Add the argument KEY."""
+    return click.argument("session_key", metavar="KEY", type=KEY)(function)
+
+
+def since_option(function: Function) -> Function:
+    """Add `--since`."""
+    return click.option("--since", type=SINCE, help="Not older: a time, or how long ago (15m, 2h, 7d).")(function)
+
+
+def limit_option(default: int) -> Callable[[Function], Function]:
+    """Return a decorator that adds `--limit`."""
+    return click.option(
+        "--limit", default=default, show_default=True, type=click.IntRange(1, 100_000), help="How many at most."
+    )
+
+
+def action_options(function: Function) -> Function:
+    """Add `--dry-run` and `--yes`."""
+    function = click.option("--yes", is_flag=True, help="Do not ask.")(function)
+    return click.option("--dry-run", is_flag=True, help="Count, and change nothing.")(function)

@@ -1,0 +1,172 @@
+"""`export`, `purge`, `migrate`, `compact`, `backup`, `restore`: the data as a whole, or one user's."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from scripts.admin.access import Access, confirm, make_audit, pass_access
+from scripts.admin.arguments import key_argument
+from scripts.admin.failures import AdminError, ExitCode
+from scripts.admin.output import json_option, print_json, tell_bytes, tell_span
+from server.node import read_policy
+from storage.audit_store import AuditStore
+from storage.backup import restore_backup, write_backup
+from storage.compaction import compact as compact_now
+from storage.database import connected, open_database, pending_migrations
+from storage.database import migrate as migrate_now
+from storage.errors import BackupError, DatabaseUnavailable, SchemaError, SessionsOwned, SweepElsewhere
+from storage.export_store import count_user, export_session, purge_user
+from storage.records import AuditRecord
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn storage's errors into the command's."""
+    try:
+        yield
+    except (SessionsOwned, SweepElsewhere) as error:
+        raise AdminError(ExitCode.REFUSED, str(error)) from error
+    except (BackupError, SchemaError, DatabaseUnavailable) as error:
+        raise AdminError(ExitCode.NO_DATABASE, str(error)) from error
+
+
+@click.command(short_help="Write out all that is stored of a session.")
+@key_argument
+@click.option("--output", type=click.Path(path_type=Path), help="A file, not standard output.")
+@json_option
+@pass_access
+def export(access: Access, session_key: str, output: Path | None, as_json: bool) -> None:  # noqa: ARG001 (it is JSON anyhow)
+    """Write out all that is stored of a session, as JSON Lines: its row, events, turns, checkpoints, effects."""
+    with access.open_stored() as stored:
+        stored.require_session(session_key)
+        lines = (json.dumps(row, default=str) for row in export_session(stored.database, session_key))
+        if output is None:
+            for line in lines:
+                click.echo(line)
+            return
+        partial = output.with_name(f"{output.name}.partial")
+        try:
+            with partial.open("w") as file:
+                for line in lines:
+                    file.write(f"{line}\n")
+            partial.replace(output)
+        except OSError as error:
+            raise AdminError(
+                ExitCode.UNUSABLE_ARGUMENT, f"--output: cannot write {output}: {error.strerror}"
+            ) from error
+
+
+@click.command(short_help="Delete all that is stored of a user.")
+@click.option("--user", required=True, help="Whose.")
+@click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@pass_access
+def purge(access: Access, user: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Delete all that is stored of a user's sessions, in one transaction. It cannot be undone."""
+    with access.open_stored() as stored, told():
+        counts: Mapping[str, int] = count_user(stored.database, user)
+        if not counts.get("sessions"):
+            raise AdminError(ExitCode.NOT_FOUND, f"nothing is stored of user {user}")
+        if not dry_run:
+            confirm(f"Delete {describe_counts(counts)} of {user} for ever?", yes=yes)
+            counts = purge_user(stored.database, user, audit=note_purge(stored.audit, user))
+    if as_json:
+        print_json({"user": user, "rows": counts, "dry_run": dry_run})
+    else:
+        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {describe_counts(counts)} of {user}.")
+
+
+def note_purge(store: AuditStore, user: str) -> Callable[[Mapping[str, int]], None]:
+    """Return what notes it, in its transaction."""
+
+    def note(counts: Mapping[str, int]) -> None:
+        audit = make_audit("purge", user=user)
+        record = AuditRecord(
+            id=audit.id, action=audit.action, operator=audit.operator, details={"user": user, "rows": dict(counts)}
+        )
+        store.add([record], now=datetime.now(UTC))
+
+    return note
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return how many rows it is."""
+    return ", ".join(f"{count:,} {table}" for table, count in counts.items() if count) or "nothing"
+
+
+@click.command(short_help="Bring the schema up to this version.")
+@click.option("--dry-run", is_flag=True, help="Say what is missing, and change nothing.")
+@json_option
+@pass_access
+def migrate(access: Access, dry_run: bool, as_json: bool) -> None:
+    """Bring the schema up to this version, one transaction for each migration; a server does so at its start."""
+    with access.open_dsn() as dsn, told():
+        if dry_run:
+            database = open_database(dsn, application_name="callboard-admin")
+            try:
+                with connected(database):
+                    names = pending_migrations(database)
+            finally:
+                database.close_all()
+        else:
+            names = migrate_now(dsn)
+    if as_json:
+        print_json({"migrations": names, "dry_run": dry_run})
+    elif names:
+        click.echo(f"{'Would apply' if dry_run else 'Applied'} {', '.join(names)}.")
+    else:
+        click.echo("The schema is this version's.")
+
+
+@click.command(short_help="Delete what is not needed any more, now.")
+@json_option
+@pass_access
+def compact(access: Access, as_json: bool) -> None:
+    """Delete what COMPACT_AFTER_S, EFFECT_TTL_S and RETENTION_DAYS say, now and to the end, and give room back."""
+    with access.open_dsn() as dsn, told():
+        done = compact_now(dsn, read_policy(access.settings), wait_s=5.0)
+    if as_json:
+        print_json(done)
+    else:
+        freed = tell_bytes(max(done.bytes_freed, 0))
+        click.echo(f"Gave back {freed} in {tell_span(done.took_s)}: {done.counts}.")
+
+
+@click.command(short_help="Write all data to a file.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Also if there is such a file.")
+@json_option
+@pass_access
+def backup(access: Access, file: Path, overwrite: bool, as_json: bool) -> None:
+    """Write all data to a file, in pg_dump's custom format; servers may go on meanwhile."""
+    with access.open_dsn() as dsn, told():
+        info = write_backup(dsn, file, overwrite=overwrite)
+    if as_json:
+        print_json(info)
+    else:
+        click.echo(f"Wrote {tell_bytes(info.size_bytes)} to {file}, of PostgreSQL {info.server_version}.")
+
+
+@click.command(short_help="Read all data from a file.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@pass_access
+def restore(access: Access, file: Path, yes: bool, as_json: bool) -> None:
+    """Read all data from a file of `backup` into a database that has none, in one transaction.
+
+    Into a new data directory: `callboard admin --data-dir NEW restore FILE` makes it.
+    """
+    confirm(f"Restore {file} into {access.describe_target()}?", yes=yes)
+    with access.open_dsn(create=True) as dsn, told():
+        info = restore_backup(dsn, file)
+        applied = migrate_now(dsn)
+    if as_json:
+        print_json({"backup": info, "migrations": applied})
+    else:
+        click.echo(f"Restored what was backed up at {info.created_at:%Y-%m-%d %H:%M} UTC.")

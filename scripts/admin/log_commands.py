@@ -1,0 +1,273 @@
+"""`events`, `effects`, `turns`, `checkpoints`, `tail`, `replay`: one session's log."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.text import Text
+
+from scripts.admin.access import Access, Stored, pass_access
+from scripts.admin.arguments import key_argument, limit_option, since_option
+from scripts.admin.failures import AdminError, ExitCode
+from scripts.admin.output import json_option, make_console, print_json, print_table, tell_bytes
+from storage.inspection_records import StoredEffect
+from storage.records import EffectStatus, EventType, TurnStatus
+from storage.replay import Screen, ShownExchange, replay_screen
+from storage.replay_store import replay_frames
+
+POLL_S: Final = 0.2
+
+REQUEST_CHARS: Final = 16
+"""So much of a request's id is shown where each effect is a line; JSON has all of it."""
+
+after_option = click.option("--after", default=0, type=click.IntRange(0), help="Those above this number.")
+
+
+@click.command(short_help="What came in.")
+@key_argument
+@after_option
+@since_option
+@limit_option(100)
+@click.option("--text", "with_text", is_flag=True, help="Also what users wrote.")
+@json_option
+@pass_access
+def events(
+    access: Access,
+    session_key: str,
+    after: int,
+    since: datetime | None,
+    limit: int,
+    with_text: bool,
+    as_json: bool,
+) -> None:
+    """List a session's events; what users wrote is shown only if asked for."""
+    with access.open_stored() as stored:
+        stored.require_session(session_key)
+        found = stored.inspection.list_events(session_key, after=after, since=since, limit=limit)
+    if as_json:
+        print_json({"events": found if with_text else [strip_text(each) for each in found]})
+        return
+    rows = []
+    for each in found:
+        is_message = each.type is EventType.USER_MESSAGE
+        words = each.payload.get("message", "") if is_message and with_text else tell_bytes(each.text_bytes)
+        about = words if is_message else describe_cancel(each.payload)
+        rows.append((each.seq, each.type, each.request_id, each.created_at, about))
+    print_table((">seq", "type", "request", "at (UTC)", "message"), rows, empty="There is no such event.")
+
+
+def strip_text(event: Any) -> dict[str, Any]:
+    """Return an event without what a user wrote."""
+    payload = {name: value for name, value in event.payload.items() if name != "message"}
+    return {name: getattr(event, name) for name in event.__slots__} | {"payload": payload}
+
+
+def describe_cancel(payload: Mapping[str, Any]) -> str:
+    """Return what a cancel is about."""
+    if "eventSeqs" in payload:
+        return f"an operator's, of {', '.join(map(str, payload['eventSeqs'])) or 'nothing'}"
+    return f"of {payload['requestId']}"
+
+
+@click.command(short_help="What goes out.")
+@key_argument
+@after_option
+@since_option
+@click.option("--status", type=click.Choice([status.value for status in EffectStatus]), help="In this status.")
+@limit_option(100)
+@click.option("--text", "with_text", is_flag=True, help="Also what users and agents wrote.")
+@json_option
+@pass_access
+def effects(
+    access: Access,
+    session_key: str,
+    after: int,
+    since: datetime | None,
+    status: str | None,
+    limit: int,
+    with_text: bool,
+    as_json: bool,
+) -> None:
+    """List a session's effects; what is in them is shown only if asked for."""
+    with access.open_stored() as stored:
+        stored.require_session(session_key)
+        found = stored.inspection.list_effects(
+            session_key,
+            after=after,
+            since=since,
+            status=None if status is None else EffectStatus(status),
+            limit=limit,
+        )
+    if as_json:
+        hidden = () if with_text else ("value", "message")
+        print_json({"effects": [effect_document(each, hidden) for each in found]})
+        return
+    rows = [
+        (
+            each.seq,
+            each.payload["type"],
+            each.payload.get("eventSeq"),
+            each.status,
+            each.attempt_count,
+            each.created_at,
+            read_text(each.payload) if with_text else tell_bytes(len(read_text(each.payload).encode())),
+        )
+        for each in found
+    ]
+    columns = (">seq", "type", ">event", "status", ">tries", "at (UTC)", "text")
+    print_table(columns, rows, empty="There is no such effect.")
+
+
+def effect_document(effect: StoredEffect, hidden: Sequence[str]) -> dict[str, Any]:
+    """Return an effect without the fields that are hidden."""
+    payload = {name: value for name, value in effect.payload.items() if name not in hidden}
+    return {name: getattr(effect, name) for name in effect.__slots__} | {"payload": payload}
+
+
+def read_text(payload: Mapping[str, Any]) -> str:
+    """Return the text in a frame."""
+    return str(payload.get("value") or payload.get("message") or "")
+
+
+@click.command(short_help="Attempts and outcomes.")
+@key_argument
+@after_option
+@since_option
+@click.option("--status", type=click.Choice([status.value for status in TurnStatus]), help="In this status.")
+@limit_option(100)
+@json_option
+@pass_access
+def turns(
+    access: Access,
+    session_key: str,
+    after: int,
+    since: datetime | None,
+    status: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List the attempts at a session's turns."""
+    with access.open_stored() as stored:
+        stored.require_session(session_key)
+        found = stored.inspection.list_turns(
+            session_key, after=after, since=since, status=None if status is None else TurnStatus(status), limit=limit
+        )
+    if as_json:
+        print_json({"turns": found})
+        return
+    rows = [(each.event_seq, each.attempt, each.status, each.latency_ms, each.started_at, each.error) for each in found]
+    columns = (">event", ">attempt", "status", ">ms", "begun (UTC)", "error")
+    print_table(columns, rows, empty="There is no such turn.")
+
+
+@click.command(short_help="Agents' states after turns.")
+@key_argument
+@after_option
+@since_option
+@limit_option(100)
+@json_option
+@pass_access
+def checkpoints(
+    access: Access, session_key: str, after: int, since: datetime | None, limit: int, as_json: bool
+) -> None:
+    """List a session's checkpoints, without what agents have put into them."""
+    with access.open_stored() as stored:
+        stored.require_session(session_key)
+        found = stored.inspection.list_checkpoints(session_key, after=after, since=since, limit=limit)
+    if as_json:
+        print_json({"checkpoints": found})
+        return
+    rows = [(each.event_seq, tell_bytes(each.state_bytes), each.created_at, each.checkpoint_id) for each in found]
+    print_table((">event", ">size", "at (UTC)", "id"), rows, empty="There is no such checkpoint.")
+
+
+@click.command(short_help="Follow one, live.")
+@key_argument
+@click.option("--text", "with_text", is_flag=True, help="Also what users and agents wrote.")
+@click.option("--from-start", is_flag=True, help="From the first effect on.")
+@click.option("--count", type=click.IntRange(1), help="End after so many effects.")
+@json_option
+@pass_access
+def tail(access: Access, session_key: str, with_text: bool, from_start: bool, count: int | None, as_json: bool) -> None:
+    """Follow a session's effects as they are committed, a line each; with --json a document each. Ctrl-C ends it."""
+    with access.open_stored() as stored:
+        session = stored.require_session(session_key)
+        after, shown = (0 if from_start else session.last_effect_seq), 0
+        while count is None or shown < count:
+            limit = 1000 if count is None else count - shown
+            found = stored.inspection.list_effects(session_key, after=after, limit=limit)
+            for each in found:
+                print_effect(each, with_text=with_text, as_json=as_json)
+                after, shown = each.seq, shown + 1
+            if not found:
+                time.sleep(POLL_S)
+
+
+def print_effect(effect: StoredEffect, *, with_text: bool, as_json: bool) -> None:
+    """Print an effect in a line."""
+    if as_json:
+        hidden = () if with_text else ("value", "message")
+        click.echo(msgspec.json.encode(effect_document(effect, hidden)))
+        return
+    payload = effect.payload
+    words = [f"{effect.created_at:%H:%M:%S.%f}"[:-3], f"{effect.seq:>6}", f"event {payload.get('eventSeq', '-')}"]
+    words += [payload["type"]]
+    if "requestId" in payload:
+        words.append(f"({payload['requestId'][:REQUEST_CHARS]})")
+    text = read_text(payload)
+    words.append(repr(text) if with_text else tell_bytes(len(text.encode())) if text else "")
+    click.echo("  ".join(words).rstrip())
+
+
+@click.command(short_help="What a client had on its screen.")
+@key_argument
+@click.option("--at", "at", required=True, type=click.IntRange(0), help="The last effect that it had applied.")
+@json_option
+@pass_access
+def replay(access: Access, session_key: str, at: int, as_json: bool) -> None:
+    """Show what a client had on its screen that had applied the effects up to a number."""
+    with access.open_stored() as stored:
+        screen = read_screen(stored, session_key, at)
+    if as_json:
+        print_json(screen)
+        return
+    for exchange in screen.exchanges:
+        print_exchange(exchange)
+    if not screen.exchanges:
+        click.echo("Nothing.")
+    for first, last in screen.missing:
+        click.echo(f"Effects {first}..{last} are not stored any more.", err=True)
+
+
+def read_screen(stored: Stored, session_key: str, at: int) -> Screen:
+    """Return it.
+
+    Raises:
+        AdminError: If there is no such session, or it has no such effect yet.
+    """
+    stored.require_session(session_key)
+    log = replay_frames(stored.database, session_key, at)
+    assert log is not None
+    if at > log.head:
+        raise AdminError(
+            ExitCode.UNUSABLE_ARGUMENT, f"--at: {session_key} has {log.head} effects; expected a number up to that"
+        )
+    return replay_screen(log.effects, at=at)
+
+
+def print_exchange(exchange: ShownExchange) -> None:
+    """Print a question and its answer."""
+    console = make_console()
+    about = f"event {exchange.event_seq}, {exchange.status}"
+    if exchange.request_id is not None:
+        about += f", request {exchange.request_id}"
+    if exchange.restarts:
+        about += f", begun anew {exchange.restarts} times"
+    console.print(Text(about, style="dim"))
+    if exchange.question is not None:
+        console.print(Text(f"> {exchange.question}"))
+    if exchange.answer:
+        console.print(Text(exchange.answer))

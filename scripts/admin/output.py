@@ -1,0 +1,99 @@
+"""How commands answer: tables for people, or JSON."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def json_option(function: Function) -> Function:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")(function)
+
+
+def make_console() -> Console:
+    """Return a console for standard output: 80 columns wide where it is no terminal."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_json(document: object) -> None:
+    """Print a document; times are ISO 8601, dataclasses objects."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """Print a table; a column whose name begins with `>` is set to the right.
+
+    Args:
+        columns: The names.
+        rows: The cells, made text by `tell`.
+        empty: What to say if there are no rows.
+    """
+    if not rows:
+        click.echo(empty)
+        return
+    make_console().print(make_table(columns, rows))
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Return a table; see `print_table`."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        is_right = name.startswith(">")
+        # Keys are broken rather than shortened: they are there to be copied.
+        table.add_column(name.lstrip(">"), justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
+    for row in rows:
+        table.add_row(*(Text(tell(cell)) for cell in row))
+    return table
+
+
+def print_facts(facts: Sequence[tuple[str, object]]) -> None:
+    """Print names and values, one a line."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        make_console().print(Text(f"{name:<{width}}  {tell(value)}"))
+
+
+def tell(value: object) -> str:
+    """Return a value as people read it."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.strftime("%m-%d %H:%M:%S")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def tell_span(seconds: float | None) -> str:
+    """Return a length of time in two figures or three."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for limit, unit, name in ((100, 1, "s"), (6000, 60, "min"), (360_000, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}" if seconds / unit >= 10 else f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def tell_bytes(count: int | None) -> str:
+    """Return a number of bytes in two figures or three."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

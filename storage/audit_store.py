@@ -1,0 +1,88 @@
+"""Who has done what by hand: a row for each action of an operator, in the transaction of the action."""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import peewee
+
+from storage.records import AuditRecord, StoredAudit
+
+# An action that is repeated because the answer to its COMMIT was lost is the same one.
+ADD: Final = """
+INSERT INTO operator_actions (id, action, operator, session_key, event_seq, details, created_at)
+VALUES (%s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (id) DO NOTHING
+"""
+
+LIST: Final = """
+SELECT id, action, operator, session_key, event_seq, details, created_at FROM operator_actions
+WHERE (%s::text IS NULL OR session_key = %s) AND (%s::timestamptz IS NULL OR created_at >= %s)
+  AND (%s::timestamptz IS NULL OR (created_at, id) < (%s, %s))
+ORDER BY created_at DESC, id DESC
+LIMIT %s
+"""
+
+HAS: Final = "SELECT 1 FROM operator_actions WHERE id = %s"
+
+
+class AuditStore:
+    """Statements on `operator_actions`; each runs on the calling thread's connection, in its transaction if any."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self._database = database
+
+    def add(self, records: Iterable[AuditRecord], *, now: datetime) -> None:
+        """Note actions; one that is there already stays as it is."""
+        for record in records:
+            parameters = (
+                record.id,
+                record.action,
+                record.operator,
+                record.session_key,
+                record.event_seq,
+                json.dumps(record.details),
+                now,
+            )
+            self._database.execute_sql(ADD, parameters)
+
+    def has(self, action_id: UUID) -> bool:
+        """Tell whether an action has been carried out."""
+        return self._database.execute_sql(HAS, (action_id,)).fetchone() is not None
+
+    def list_actions(
+        self,
+        *,
+        session_key: str | None = None,
+        since: datetime | None = None,
+        before: tuple[datetime, UUID] | None = None,
+        limit: int,
+    ) -> list[StoredAudit]:
+        """Return actions, the latest first.
+
+        Args:
+            session_key: Of one session; None for all.
+            since: Not earlier than that; None for all.
+            before: Time and id of the last one of the page before; None to begin.
+            limit: How many at most.
+        """
+        before_at, before_id = before or (None, None)
+        rows = self._database.execute_sql(
+            LIST, (session_key, session_key, since, since, before_at, before_at, before_id, limit)
+        )
+        return [
+            StoredAudit(
+                record=AuditRecord(
+                    id=UUID(str(action_id)),
+                    action=action,
+                    operator=operator,
+                    session_key=key,
+                    event_seq=event_seq,
+                    details=details,
+                ),
+                created_at=created_at,
+            )
+            for action_id, action, operator, key, event_seq, details, created_at in rows
+        ]

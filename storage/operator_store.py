@@ -1,0 +1,181 @@
+"""What operators do to what is stored, other than through a session's actor: each is one transaction, with its audit.
+
+Nothing here touches a session's counters of events and effects, which its owner writes by: only statuses of effects and
+the delivered mark, as delivery and the sweep do, whoever owns the session.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import peewee
+
+from storage.audit_store import AuditStore
+from storage.records import AuditRecord
+
+# In the order of keys, as all who lock several sessions do.
+LOCK_GIVEN_UP: Final = """
+SELECT sessions.session_key, given_up.from_seq, given_up.effects
+FROM sessions
+JOIN (SELECT session_key, min(seq) AS from_seq, count(*) AS effects FROM effects
+      WHERE status = 'failed' AND (%s::text IS NULL OR session_key = %s)
+      GROUP BY session_key) AS given_up ON given_up.session_key = sessions.session_key
+WHERE (%s::text IS NULL OR sessions.user_id = %s)
+ORDER BY sessions.session_key
+FOR UPDATE OF sessions
+"""
+
+RETRY: Final = """
+UPDATE effects SET status = 'pending', updated_at = %s
+WHERE session_key = ANY(%s::text[]) AND status = 'failed'
+"""
+
+# What the sweep has compacted, it looks at again: it does by the cursor, and finds that there is nothing to do.
+LOWER_DELIVERED: Final = """
+UPDATE sessions
+SET delivered_effect_seq = least(delivered_effect_seq, span.from_seq - 1),
+    compacted_effect_seq = least(compacted_effect_seq, span.from_seq - 1)
+FROM unnest(%s::text[], %s::bigint[]) AS span (session_key, from_seq)
+WHERE sessions.session_key = span.session_key
+"""
+
+# Up to the last effect of the last turn that has ended before the time: what runs is left whole.
+LOCK_UNDELIVERED: Final = """
+SELECT sessions.session_key, sessions.delivered_effect_seq, (
+    SELECT max(effects.seq) FROM effects
+    WHERE effects.session_key = sessions.session_key AND effects.seq > sessions.delivered_effect_seq
+      AND effects.created_at < %s
+      AND (payload->>'eventSeq')::bigint <= sessions.processed_event_seq
+      AND NOT EXISTS (
+          SELECT 1 FROM effects AS younger
+          WHERE younger.session_key = effects.session_key AND younger.seq > sessions.delivered_effect_seq
+            AND younger.seq < effects.seq AND younger.created_at >= %s)
+) AS to_seq
+FROM sessions
+WHERE delivered_effect_seq < last_effect_seq
+  AND (%s::text IS NULL OR session_key = %s) AND (%s::text IS NULL OR user_id = %s)
+ORDER BY session_key
+FOR UPDATE OF sessions
+"""
+
+EXPIRE: Final = """
+UPDATE effects SET status = 'failed', updated_at = %s
+FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS span (session_key, after_seq, to_seq)
+WHERE effects.session_key = span.session_key AND effects.seq > span.after_seq AND effects.seq <= span.to_seq
+  AND effects.status IN ('pending', 'executing')
+"""
+
+RAISE_DELIVERED: Final = """
+UPDATE sessions SET delivered_effect_seq = span.to_seq
+FROM unnest(%s::text[], %s::bigint[]) AS span (session_key, to_seq)
+WHERE sessions.session_key = span.session_key AND sessions.delivered_effect_seq < span.to_seq
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxChange:
+    """What an action on the outbox did, or would do.
+
+    Attributes:
+        sessions, effects: How many.
+    """
+
+    sessions: int
+    effects: int
+
+
+class OperatorStore:
+    """Actions; each runs on the calling thread's connection, in a transaction of its own."""
+
+    def __init__(self, database: peewee.Database) -> None:
+        self._database = database
+        self._audit = AuditStore(database)
+
+    def retry_outbox(
+        self,
+        audit: AuditRecord,
+        *,
+        session_key: str | None = None,
+        user_id: str | None = None,
+        now: datetime,
+        is_rehearsal: bool = False,
+    ) -> OutboxChange:
+        """Have effects that were given up delivered after all: `failed` -> `pending`.
+
+        The delivered mark of their sessions is lowered, so that the next connection that begins there gets them.
+
+        Args:
+            audit: Is noted, with the counts.
+            session_key: Of one session; None for all.
+            user_id: Of one user; None for all.
+            now: Stamps the rows.
+            is_rehearsal: True to count, and leave everything as it is.
+
+        Effects:
+            One transaction; sessions are locked meanwhile.
+        """
+        with self._database.atomic() as transaction:
+            rows = self._database.execute_sql(LOCK_GIVEN_UP, (session_key, session_key, user_id, user_id)).fetchall()
+            change = OutboxChange(sessions=len(rows), effects=sum(count for *_, count in rows))
+            if is_rehearsal:
+                transaction.rollback()
+                return change
+            keys = [key for key, *_ in rows]
+            if keys:
+                self._database.execute_sql(RETRY, (now, keys))
+                self._database.execute_sql(LOWER_DELIVERED, (keys, [from_seq for _, from_seq, _ in rows]))
+            self._note(audit, change, now)
+            return change
+
+    def expire_outbox(
+        self,
+        audit: AuditRecord,
+        *,
+        before: datetime,
+        session_key: str | None = None,
+        user_id: str | None = None,
+        now: datetime,
+        is_rehearsal: bool = False,
+    ) -> OutboxChange:
+        """Give up effects that nobody has fetched, as `EFFECT_TTL_S` does: -> `failed`, and the mark passes them.
+
+        Args:
+            audit: Is noted, with the counts.
+            before: Only those recorded before; of each session those in front, and of no turn that still runs.
+            session_key: Of one session; None for all.
+            user_id: Of one user; None for all.
+            now: Stamps the rows.
+            is_rehearsal: True to count, and leave everything as it is.
+
+        Effects:
+            One transaction; sessions are locked meanwhile.
+        """
+        with self._database.atomic() as transaction:
+            rows = self._database.execute_sql(
+                LOCK_UNDELIVERED, (before, before, session_key, session_key, user_id, user_id)
+            ).fetchall()
+            spans = [row for row in rows if row[2] is not None]
+            keys, after, to = ([row[place] for row in spans] for place in range(3))
+            count = self._database.execute_sql(EXPIRE, (now, keys, after, to)).rowcount if spans else 0
+            change = OutboxChange(sessions=len(spans), effects=count)
+            if is_rehearsal:
+                transaction.rollback()
+                return change
+            if spans:
+                self._database.execute_sql(RAISE_DELIVERED, (keys, to))
+            self._note(audit, change, now)
+            return change
+
+    def note(self, records: Sequence[AuditRecord], *, now: datetime) -> None:
+        """Note actions that change nothing else, or that were carried out elsewhere.
+
+        Effects:
+            One transaction.
+        """
+        with self._database.atomic():
+            self._audit.add(records, now=now)
+
+    def _note(self, audit: AuditRecord, change: OutboxChange, now: datetime) -> None:
+        details = {**audit.details, "sessions": change.sessions, "effects": change.effects}
+        self._audit.add([dataclasses.replace(audit, details=details)], now=now)

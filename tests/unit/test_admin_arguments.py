@@ -1,0 +1,53 @@
+"""The arguments of `callboard admin`: times, durations, keys; and how figures are told."""
+
+from datetime import UTC, datetime, timedelta
+
+import click
+import pytest
+
+from scripts.admin.arguments import DURATION_S, KEY, SINCE
+from scripts.admin.output import tell_bytes, tell_span
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("30s", 30), ("1.5m", 90), ("2h", 7200), ("7d", 604_800)]
+)
+def test_durations_are_read_in_seconds(text: str, seconds: float) -> None:
+    assert DURATION_S.convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "-5s", "5 s", "5w", "1e3s", "٣s"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no duration"):
+        DURATION_S.convert(text, None, None)
+
+
+def test_times_without_a_zone_are_utc() -> None:
+    assert SINCE.convert("2026-11-28T09:00", None, None) == datetime(2026, 11, 28, 9, tzinfo=UTC)
+    assert SINCE.convert("2026-11-28T09:00+01:00", None, None) == datetime(2026, 11, 28, 8, tzinfo=UTC)
+
+
+def test_times_may_be_how_long_ago() -> None:
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    assert abs(SINCE.convert("1h", None, None) - hour) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("text", ["", "a:b", "a:b:c:d", "a::c", "a:b:c d", "a:b:" + "c" * 129, "ä:b:c"])
+def test_other_keys_are_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no key"):
+        KEY.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "-"), (0.0123, "12 ms"), (1.26, "1.3 s"), (42, "42 s"), (240, "4.0 min"), (7200, "2.0 h"), (4e5, "5 d")],
+)
+def test_lengths_of_time_have_two_figures_or_three(seconds: float | None, words: str) -> None:
+    assert tell_span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(None, "-"), (17, "17 B"), (1536, "1.5 KiB"), (20 << 20, "20 MiB"), (3 << 40, "3.0 TiB")]
+)
+def test_bytes_have_two_figures_or_three(count: int | None, words: str) -> None:
+    assert tell_bytes(count) == words
