@@ -230,3 +230,9 @@ class NodeReport:
     subscriptions: int | None
     lagging: int | None
     sessions: tuple[LiveSessionReport, ...]
+
+
+NOTHING_SAID = NodeReport(
+    is_complete=False, live=None, busy=None, resting=None, subscriptions=None, lagging=None, sessions=()
+)
+"""Of actors that have ended."""

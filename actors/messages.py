@@ -58,8 +58,9 @@ class SubmitCancel:
     always answered.
 
     Attributes:
-        request_id: The request to stop; it may be still to come. None for an operator's: what runs, or is next.
-        reaches_all: True for an operator's that stops what waits behind it, too.
+        request_id: The request to stop; it may be still to come. None for an operator's.
+        event_seq: What an operator's stops, if it runs or waits.
+        reaches_all: True for an operator's that stops all that runs and waits, too.
         audit: What is noted with an operator's.
     """
 
@@ -67,6 +68,7 @@ class SubmitCancel:
     event_id: UUID
     connection_id: str
     request_id: str | None
+    event_seq: int = 0
     reaches_all: bool = False
     audit: AuditRecord | None = None
 

@@ -119,7 +119,7 @@ class _Draft:
         """
         open_turns = [self.turn.event_seq] if self.turn is not None else []
         open_turns += [waiting.event_seq for waiting in self.queue]
-        reached = open_turns if submitted.reaches_all else open_turns[:1]
+        reached = [seq for seq in open_turns if submitted.reaches_all or seq == submitted.event_seq]
         self._add_event(submitted, EventType.CANCEL, {"eventSeqs": reached}, None)
         if submitted.audit is not None:
             self.audit.append(dataclasses.replace(submitted.audit, details={"eventSeqs": reached}))

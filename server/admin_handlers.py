@@ -44,7 +44,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
         action_id: Chosen by the operator's command.
         operator: Who.
         reaches_all: To stop what waits, too.
-        event_seq: Which message to run again.
+        event_seq: Which message to stop, or to run again.
     """
 
     session_key: str
@@ -140,6 +140,7 @@ class StopHandler(AdminHandler):
                 event_id=uuid.uuid4(),
                 connection_id=connection.connection_id,
                 request_id=None,
+                event_seq=action.event_seq,
                 reaches_all=action.reaches_all,
                 audit=audit,
             )
@@ -187,13 +188,13 @@ class WakeHandler(AdminHandler):
         action = self.read_action()
         key = action.session_key
         audit = AuditRecord(id=action.action_id, action="sessions wake", operator=action.operator, session_key=key)
-        await self._node.read(lambda: self._note(audit))
         self._node.wake(key)
         for _ in range(WAKE_LOOKS):
             await asyncio.sleep(WAKE_LOOK_S)
             report = await self._node.inspect((key,), limit=1)
             described = report.sessions[0].described if report.sessions else None
             if described is not None and described.situation not in ("claiming", "left"):
+                await self._node.read(lambda: self._note(audit))
                 self.answer({"situation": described.situation, "epoch": described.epoch})
                 return
             if not report.sessions:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from actors.admin import AdminActor
-from actors.admin_messages import InspectSessions, NodeReport, StartAdmin, WakeSession
+from actors.admin_messages import NOTHING_SAID, InspectSessions, NodeReport, StartAdmin, WakeSession
 from actors.agents.registry import AgentRegistry
 from actors.delivery import DeliveryActor
 from actors.director import SessionDirector
@@ -72,6 +72,9 @@ PROBE_TIMEOUT_S = 2.0
 RECONNECT_AFTER_MS = 1000
 """When clients of a server that stops are to try again: about what a restart takes, and up to twice that, so that not
 all of them come at once."""
+
+INSPECT_TIMEOUT_S = 2.0
+"""How long actors may take to say what they are at; twice what their own deadline is."""
 
 WRITER_CLOSE_S = 10.0
 """How long shutdown waits for the last writes; more only helps if the database is about to come back."""
@@ -323,7 +326,11 @@ class Node:
 
         question = InspectSessions(session_keys=session_keys, limit=limit, answer=answer)
         self._system.tell(self._admin, question)
-        return await answered
+        try:
+            async with asyncio.timeout(INSPECT_TIMEOUT_S):
+                return await answered
+        except TimeoutError:  # the actors have been shut down
+            return NOTHING_SAID
 
     def wake(self, session_key: str) -> None:
         """See to it that a session has an actor."""

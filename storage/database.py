@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 Database = peewee.Database
 """What stores run on; for those who hold one, and speak to it through stores alone."""
 
+DatabaseError = peewee.DatabaseError
+"""What a store raises if the server refuses a statement or its data; see `translate_error`."""
+
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
 MIGRATION_TABLE = "schema_migrations"
 MINIMUM_VERSION = 140000

@@ -96,6 +96,7 @@ def export_session(database: peewee.Database, session_key: str) -> Iterator[dict
     """
     with database.atomic():
         database.execute_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        database.execute_sql("SET LOCAL idle_in_transaction_session_timeout = 0")  # whoever reads may take their time
         for table, statement in EXPORTS.items():
             database.execute_sql(statement, (session_key,))
             while rows := database.execute_sql(FETCH, (FETCHED_ROWS,)).fetchall():

@@ -129,7 +129,7 @@ WHERE turns.status = 'failed'
                     AND later.attempt > turns.attempt)
   AND NOT EXISTS (SELECT 1 FROM operator_actions AS done
                   WHERE done.session_key = turns.session_key AND done.event_seq = turns.event_seq
-                    AND done.action IN ('dead retry', 'dead discard'))
+                    AND done.action IN ('dead retry', 'dead discard') AND done.created_at >= sessions.created_at)
 ORDER BY turns.finished_at DESC, turns.session_key DESC, turns.event_seq DESC
 LIMIT %s
 """

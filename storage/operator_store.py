@@ -5,6 +5,7 @@ the delivered mark, as delivery and the sweep do, whoever owns the session.
 """
 
 import dataclasses
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -14,14 +15,21 @@ import peewee
 from storage.audit_store import AuditStore
 from storage.records import AuditRecord
 
-# In the order of keys, as all who lock several sessions do.
+# In the order of keys, as all who lock several sessions do. Those that a live node owns are left out: it has its own
+# mark in memory, and would raise the stored one over what is to be delivered. What is pending below the mark was
+# retried before, while a connection held a place above it.
 LOCK_GIVEN_UP: Final = """
-SELECT sessions.session_key, given_up.from_seq, given_up.effects
+SELECT sessions.session_key, given_up.from_seq, given_up.effects, (
+    SELECT count(*) FROM effects
+    WHERE effects.session_key = sessions.session_key AND effects.seq > given_up.from_seq AND status = 'completed')
 FROM sessions
-JOIN (SELECT session_key, min(seq) AS from_seq, count(*) AS effects FROM effects
-      WHERE status = 'failed' AND (%s::text IS NULL OR session_key = %s)
-      GROUP BY session_key) AS given_up ON given_up.session_key = sessions.session_key
-WHERE (%s::text IS NULL OR sessions.user_id = %s)
+JOIN LATERAL (
+    SELECT min(seq) AS from_seq, count(*) AS effects FROM effects
+    WHERE effects.session_key = sessions.session_key
+      AND (status = 'failed' OR (status = 'pending' AND seq <= sessions.delivered_effect_seq))
+) AS given_up ON given_up.effects > 0
+WHERE (%s::text IS NULL OR sessions.session_key = %s) AND (%s::text IS NULL OR sessions.user_id = %s)
+  AND (sessions.owner IS NULL OR sessions.owner NOT IN (SELECT node_id FROM live_nodes))
 ORDER BY sessions.session_key
 FOR UPDATE OF sessions
 """
@@ -78,11 +86,14 @@ class OutboxChange:
     """What an action on the outbox did, or would do.
 
     Attributes:
-        sessions, effects: How many.
+        sessions: How many.
+        effects: How many.
+        again: How many others come along that had been delivered: whoever has no place of its own begins before them.
     """
 
     sessions: int
     effects: int
+    again: int = 0
 
 
 class OperatorStore:
@@ -103,7 +114,9 @@ class OperatorStore:
     ) -> OutboxChange:
         """Have effects that were given up delivered after all: `failed` -> `pending`.
 
-        The delivered mark of their sessions is lowered, so that the next connection that begins there gets them.
+        The delivered mark of their sessions is lowered, so that the next connection that begins there gets them, and
+        all that came since. Sessions that a live node owns are left out. The sweep leaves the others alone for a day
+        (`retention_statements.LIST_SESSIONS`), or it would give the same effects up at once.
 
         Args:
             audit: Is noted, with the counts.
@@ -117,15 +130,20 @@ class OperatorStore:
         """
         with self._database.atomic() as transaction:
             rows = self._database.execute_sql(LOCK_GIVEN_UP, (session_key, session_key, user_id, user_id)).fetchall()
-            change = OutboxChange(sessions=len(rows), effects=sum(count for *_, count in rows))
+            change = OutboxChange(
+                sessions=len(rows), effects=sum(row[2] for row in rows), again=sum(row[3] for row in rows)
+            )
             if is_rehearsal:
                 transaction.rollback()
                 return change
-            keys = [key for key, *_ in rows]
+            keys = [row[0] for row in rows]
             if keys:
                 self._database.execute_sql(RETRY, (now, keys))
-                self._database.execute_sql(LOWER_DELIVERED, (keys, [from_seq for _, from_seq, _ in rows]))
-            self._note(audit, change, now)
+                self._database.execute_sql(LOWER_DELIVERED, (keys, [row[1] for row in rows]))
+            held = (dataclasses.replace(audit, id=uuid.uuid4(), session_key=key) for key in keys)
+            self._audit.add(held, now=now)
+            if session_key is None:
+                self._note(audit, change, now)
             return change
 
     def expire_outbox(

@@ -9,7 +9,12 @@ from typing import Final
 
 LIST_SESSIONS: Final = """
 SELECT session_key, processed_event_seq, last_effect_seq, delivered_effect_seq, compacted_effect_seq, purged_event_seq
-FROM sessions WHERE session_key > %s ORDER BY session_key LIMIT %s
+FROM sessions
+WHERE session_key > %s
+  AND NOT EXISTS (SELECT 1 FROM operator_actions AS held
+                  WHERE held.session_key = sessions.session_key AND held.action = 'outbox retry'
+                    AND held.created_at > clock_timestamp() - interval '1 day')
+ORDER BY session_key LIMIT %s
 """
 
 # The first of a span's effects tells in two or three index look-ups whether there is anything to do.

@@ -16,7 +16,15 @@ from scripts.admin.node_client import NodeClient, NodeGone
 from server.admin_server import list_sockets
 from server.config import ConfigError, Settings, load_settings
 from storage.audit_store import AuditStore
-from storage.database import Database, connected, describe_dsn, open_database, pending_migrations
+from storage.database import (
+    Database,
+    DatabaseError,
+    connected,
+    describe_dsn,
+    describe_error,
+    open_database,
+    pending_migrations,
+)
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseUnavailable, EmbeddedPostgresError, SchemaError
 from storage.inspection_records import StoredSession
@@ -73,7 +81,7 @@ class Access:
     def __init__(self, options: Mapping[str, str | None], environ: Mapping[str, str]) -> None:
         try:
             self.settings: Settings = load_settings(options, environ)
-        except ConfigError as error:
+        except (ConfigError, EmbeddedPostgresError) as error:
             raise AdminError(ExitCode.UNUSABLE_ARGUMENT, str(error)) from error
         self.options = options
         self.environ = environ
@@ -92,7 +100,7 @@ class Access:
             yield self.settings.database_url
             return
         data_dir = self.settings.data_dir
-        if not create and not (data_dir / "postgres" / "PG_VERSION").exists():
+        if not create and not self._has_data():
             raise AdminError(
                 ExitCode.NO_DATABASE,
                 f"there are no data in {data_dir}: name the server's directory with --data-dir (CALLBOARD_DATA_DIR), "
@@ -106,6 +114,16 @@ class Access:
             yield embedded.dsn
         finally:
             embedded.stop()
+
+    def _has_data(self) -> bool:
+        try:
+            return (self.settings.data_dir / "postgres" / "PG_VERSION").exists()
+        except OSError as error:
+            raise AdminError(
+                ExitCode.NO_DATABASE,
+                f"may not read {self.settings.data_dir}: {error.strerror}; run the command as the user that the "
+                "server runs as, or as root",
+            ) from error
 
     def describe_target(self) -> str:
         """Return where the data are, without credentials."""
@@ -131,6 +149,8 @@ class Access:
                     yield Stored(
                         dsn, database, InspectionStore(database), OperatorStore(database), AuditStore(database)
                     )
+            except DatabaseError as error:
+                raise AdminError(ExitCode.NO_DATABASE, f"the database refuses: {describe_error(error)}") from error
             except DatabaseUnavailable as error:
                 raise AdminError(
                     ExitCode.NO_DATABASE,
@@ -156,17 +176,25 @@ class Access:
             ) from error
 
     def ask_nodes(self, path: str, query: list[tuple[str, str]] | None = None) -> dict[str, Any]:
-        """Ask all nodes of this machine something, and return the answers by node; dead ones are left out.
+        """Ask all nodes of this machine something, and return the answers by node.
+
+        Those that are gone are left out; of one that does not answer, standard error has a line.
 
         Raises:
-            AdminError: If one does not answer, or may not be asked.
+            AdminError: If none answers, and not because none runs.
         """
-        answers = {}
+        answers: dict[str, Any] = {}
+        failure: AdminError | None = None
         for node in self.list_nodes():
             try:
                 answers[node.node_id] = node.get(path, query, timeout_s=STATUS_TIMEOUT_S)
             except NodeGone:
                 continue
+            except AdminError as error:
+                failure = error
+                click.echo(f"Warning: {error.message}", err=True)
+        if failure is not None and not answers:
+            raise failure
         return answers
 
     def find_node(self, session: StoredSession | None) -> NodeClient | None:
@@ -178,8 +206,8 @@ class Access:
         Raises:
             AdminError: If its owner runs, but not where this command does.
         """
-        ids = self.ask_nodes("/status")
-        nodes = [node for node in self.list_nodes() if node.node_id in ids]
+        answers = self.ask_nodes("/status")
+        nodes = [node for node in self.list_nodes() if node.node_id in answers]
         if session is not None and session.is_owner_alive and session.owner is not None:
             for node in nodes:
                 if node.node_id == session.owner:
@@ -189,23 +217,8 @@ class Access:
                 f"node {session.owner} has {session.session_key} and has no socket in {self.settings.data_dir}: run "
                 "the command on its machine, with its --data-dir",
             )
-        return nodes[0] if nodes else None
-
-    def require_node(self) -> NodeClient:
-        """Return a node of this machine.
-
-        Raises:
-            AdminError: If none runs.
-        """
-        ids = self.ask_nodes("/status")
-        for node in self.list_nodes():
-            if node.node_id in ids:
-                return node
-        raise AdminError(
-            ExitCode.NO_NODE,
-            f"no node runs with {self.settings.data_dir}: start one, or name its directory with --data-dir "
-            "(CALLBOARD_DATA_DIR)",
-        )
+        takers = [node for node in nodes if not answers[node.node_id]["is_stopping"]]
+        return takers[0] if takers else nodes[0] if nodes else None
 
 
 def require_schema(database: Database) -> None:

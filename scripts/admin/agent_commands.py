@@ -96,7 +96,9 @@ def ask_agent(
                 await registry.aclose()
 
         return asyncio.run(ask())
-    node = next(node for node in access.list_nodes() if node.node_id == node_id)
+    node = next((node for node in access.list_nodes() if node.node_id == node_id), None)
+    if node is None:
+        raise AdminError(ExitCode.NO_NODE, f"node {node_id} is gone: ask again")
     body = {"agent_id": agent_id, "timeout_s": timeout_s, "message": message}
     answer: dict[str, Any] = node.post("/agents/check", body, timeout_s=timeout_s + 5)
     return answer

@@ -13,6 +13,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 KEY_PART: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", re.ASCII)
+MAX_S: Final = 3650 * 86400.0
+
 SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -46,7 +48,10 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]
         match = DURATION.fullmatch(value)
         if match is None:
             self.fail(f"{value!r} is no duration: expected one such as 500ms, 30s, 15m, 2h or 7d", param, ctx)
-        return float(match[1]) * SECONDS[match[2]]
+        seconds = float(match[1]) * SECONDS[match[2]]
+        if seconds > MAX_S:
+            self.fail(f"{value!r} is too long: expected at most 3650d", param, ctx)
+        return seconds
 
 
 class SinceType(click.ParamType):  # type: ignore[type-arg]
@@ -58,9 +63,8 @@ class SinceType(click.ParamType):  # type: ignore[type-arg]
         """Return it, aware."""
         if isinstance(value, datetime):
             return value
-        match = DURATION.fullmatch(value)
-        if match is not None:
-            return datetime.now(UTC) - timedelta(seconds=float(match[1]) * SECONDS[match[2]])
+        if DURATION.fullmatch(value) is not None:
+            return datetime.now(UTC) - timedelta(seconds=DURATION_S.convert(value, param, ctx))
         try:
             found = datetime.fromisoformat(value)
         except ValueError:

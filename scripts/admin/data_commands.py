@@ -14,11 +14,11 @@ from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import json_option, print_json, tell_bytes, tell_span
 from server.node import read_policy
 from storage.audit_store import AuditStore
-from storage.backup import restore_backup, write_backup
+from storage.backup import read_backup_info, restore_backup, write_backup
 from storage.compaction import compact as compact_now
 from storage.database import connected, open_database, pending_migrations
 from storage.database import migrate as migrate_now
-from storage.errors import BackupError, DatabaseUnavailable, SchemaError, SessionsOwned, SweepElsewhere
+from storage.errors import SessionsOwned, StorageError, SweepElsewhere
 from storage.export_store import count_user, export_session, purge_user
 from storage.records import AuditRecord
 
@@ -30,7 +30,7 @@ def told() -> Iterator[None]:
         yield
     except (SessionsOwned, SweepElsewhere) as error:
         raise AdminError(ExitCode.REFUSED, str(error)) from error
-    except (BackupError, SchemaError, DatabaseUnavailable) as error:
+    except StorageError as error:
         raise AdminError(ExitCode.NO_DATABASE, str(error)) from error
 
 
@@ -162,6 +162,8 @@ def restore(access: Access, file: Path, yes: bool, as_json: bool) -> None:
 
     Into a new data directory: `callboard admin --data-dir NEW restore FILE` makes it.
     """
+    with told():
+        read_backup_info(file)
     confirm(f"Restore {file} into {access.describe_target()}?", yes=yes)
     with access.open_dsn(create=True) as dsn, told():
         info = restore_backup(dsn, file)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from scripts.admin.access import Access, Stored, confirm, make_audit, pass_access
-from scripts.admin.arguments import action_options, key_argument, limit_option, since_option
+from scripts.admin.arguments import KEY, action_options, key_argument, limit_option, since_option
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.offline import retry_offline
 from scripts.admin.output import json_option, print_facts, print_json, print_table
@@ -18,7 +18,7 @@ def dead() -> None:
     """See messages whose last attempt failed, run them again, or put them aside."""
 
 
-event_argument = click.argument("event_seq", metavar="EVENT", type=click.IntRange(1))
+event_argument = click.argument("event_seq", metavar="EVENT", type=click.IntRange(1, 2**63 - 1))
 
 
 @dead.command("list", short_help="Those that nobody has seen to.")
@@ -147,7 +147,7 @@ def require_dead(stored: Stored, session_key: str, event_seq: int) -> DeadLetter
 
 
 @click.command(short_help="What operators have done.")
-@click.option("--key", "session_key", help="To one session.")
+@click.option("--key", "session_key", type=KEY, help="To one session.")
 @since_option
 @limit_option(50)
 @json_option

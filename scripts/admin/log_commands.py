@@ -12,7 +12,7 @@ from rich.text import Text
 from scripts.admin.access import Access, Stored, pass_access
 from scripts.admin.arguments import key_argument, limit_option, since_option
 from scripts.admin.failures import AdminError, ExitCode
-from scripts.admin.output import json_option, make_console, print_json, print_table, tell_bytes
+from scripts.admin.output import json_option, make_console, print_json, print_table, tell, tell_bytes
 from storage.inspection_records import StoredEffect
 from storage.records import EffectStatus, EventType, TurnStatus
 from storage.replay import Screen, ShownExchange, replay_screen
@@ -23,7 +23,7 @@ POLL_S: Final = 0.2
 REQUEST_CHARS: Final = 16
 """So much of a request's id is shown where each effect is a line; JSON has all of it."""
 
-after_option = click.option("--after", default=0, type=click.IntRange(0), help="Those above this number.")
+after_option = click.option("--after", default=0, type=click.IntRange(0, 2**63 - 1), help="Those above this number.")
 
 
 @click.command(short_help="What came in.")
@@ -224,7 +224,9 @@ def print_effect(effect: StoredEffect, *, with_text: bool, as_json: bool) -> Non
 
 @click.command(short_help="What a client had on its screen.")
 @key_argument
-@click.option("--at", "at", required=True, type=click.IntRange(0), help="The last effect that it had applied.")
+@click.option(
+    "--at", "at", required=True, type=click.IntRange(0, 2**63 - 1), help="The last effect that it had applied."
+)
 @json_option
 @pass_access
 def replay(access: Access, session_key: str, at: int, as_json: bool) -> None:
@@ -268,6 +270,6 @@ def print_exchange(exchange: ShownExchange) -> None:
         about += f", begun anew {exchange.restarts} times"
     console.print(Text(about, style="dim"))
     if exchange.question is not None:
-        console.print(Text(f"> {exchange.question}"))
+        console.print(Text(f"> {tell(exchange.question)}"))
     if exchange.answer:
-        console.print(Text(exchange.answer))
+        console.print(Text(tell(exchange.answer)))

@@ -13,7 +13,12 @@ from server.admin_server import short_path
 TIMEOUT_S: Final = 15.0
 """More than a node takes for an action (`admin_handlers.ACTION_TIMEOUT_S`)."""
 
-CODES: Final = {400: ExitCode.UNUSABLE_ARGUMENT, 404: ExitCode.NOT_FOUND, 409: ExitCode.REFUSED}
+CODES: Final = {
+    400: ExitCode.UNUSABLE_ARGUMENT,
+    404: ExitCode.NOT_FOUND,
+    409: ExitCode.REFUSED,
+    503: ExitCode.REFUSED,
+}
 
 
 class _SocketConnection(http.client.HTTPConnection):

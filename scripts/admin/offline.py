@@ -8,6 +8,7 @@ The write is one transaction. A crash before the release leaves a dead owner, wh
 import queue
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -49,13 +50,15 @@ def stop_offline(stored: Stored, session_key: str, audit: AuditRecord, reaches_a
     def make_write(snapshot: SessionSnapshot) -> SessionWrite:
         open_seqs = [event.seq for event in snapshot.unprocessed if event.type is EventType.USER_MESSAGE]
         stopped.extend(open_seqs if reaches_all else open_seqs[:1])
+        if not stopped:
+            raise AdminError(ExitCode.REFUSED, f"what ran in {session_key} had ended by then")
         event = EventRecord(
             id=uuid.uuid4(),
             seq=snapshot.last_event_seq + 1,
             type=EventType.CANCEL,
             payload={"eventSeqs": stopped},
         )
-        return compose(snapshot, event, (), audit)
+        return compose(snapshot, event, (), replace(audit, details={"eventSeqs": stopped}))
 
     write_offline(stored.dsn, session_key, make_write)
     return stopped

@@ -48,14 +48,18 @@ def stats(access: Access, as_json: bool) -> None:
 @json_option
 @pass_access
 def retry(access: Access, session_key: str | None, user: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Have effects that were given up delivered to whoever connects next."""
+    """Have effects that were given up delivered to whoever connects next.
+
+    Sessions that a server has in memory are left out: they leave it once they have been idle for SESSION_IDLE_S.
+    """
     audit = make_audit("outbox retry", session_key=session_key, user=user)
     with access.open_stored() as stored:
         change = stored.operator.retry_outbox(
             audit, session_key=session_key, user_id=user, now=datetime.now(UTC), is_rehearsal=True
         )
         if not dry_run and change.effects:
-            confirm(f"Deliver {describe(change)} after all?", yes=yes)
+            again = f" {change.again:,} delivered ones come along." if change.again else ""
+            confirm(f"Deliver {describe(change)} after all?{again}", yes=yes)
             change = stored.operator.retry_outbox(audit, session_key=session_key, user_id=user, now=datetime.now(UTC))
     print_change(change, "Would deliver" if dry_run else "Will deliver", as_json, dry_run=dry_run)
 
@@ -98,7 +102,7 @@ def describe(change: OutboxChange) -> str:
 def print_change(change: OutboxChange, words: str, as_json: bool, *, dry_run: bool) -> None:
     """Say what was done, or would be."""
     if as_json:
-        print_json({"sessions": change.sessions, "effects": change.effects, "dry_run": dry_run})
+        print_json({"sessions": change.sessions, "effects": change.effects, "again": change.again, "dry_run": dry_run})
     elif not change.effects:
         click.echo("There is nothing to do.")
     else:

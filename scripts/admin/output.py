@@ -1,8 +1,9 @@
 """How commands answer: tables for people, or JSON."""
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
@@ -10,6 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What terminals obey; users and agents may write it, and operators' terminals are not theirs."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -72,7 +76,7 @@ def tell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return CONTROL.sub("\ufffd", str(value))
 
 
 def tell_span(seconds: float | None) -> str:

@@ -153,7 +153,8 @@ def stop(access: Access, session_key: str, reaches_all: bool, dry_run: bool, as_
             stopped = stop_offline(stored, session_key, audit, reaches_all)
         else:
             body = {"session_key": session_key, "action_id": str(audit.id), "operator": audit.operator}
-            stopped = node.post("/sessions/stop", {**body, "reaches_all": reaches_all})["event_seqs"]
+            wanted = {"reaches_all": reaches_all, "event_seq": stored.list_open(session, reaches_all=False)[0]}
+            stopped = node.post("/sessions/stop", {**body, **wanted})["event_seqs"]
     if not stopped:
         raise AdminError(ExitCode.REFUSED, f"what ran in {session_key} had ended by then")
     print_stopped(session_key, stopped, as_json, dry_run=False)

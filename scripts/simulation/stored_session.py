@@ -183,8 +183,13 @@ class StoredSession:
 
     def is_cancelled(self, asked: EventRecord) -> bool:
         """Tell whether a message's user has stopped it."""
-        return asked.request_id is not None and any(
-            event.type is EventType.CANCEL and event.payload["requestId"] == asked.request_id for event in self.events
+        return any(
+            event.type is EventType.CANCEL
+            and (
+                asked.seq in event.payload.get("eventSeqs", ())
+                or (asked.request_id is not None and event.payload.get("requestId") == asked.request_id)
+            )
+            for event in self.events
         )
 
     def check(self) -> None:

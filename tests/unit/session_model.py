@@ -194,7 +194,7 @@ class SessionPlay:
         self.tell(message)
         return message
 
-    def stop(self, *, reaches_all: bool = False) -> SubmitCancel:
+    def stop(self, event_seq: int = 1, *, reaches_all: bool = False) -> SubmitCancel:
         """An operator ends what runs, or all."""
         number = len(self.submissions) + 1
         message = SubmitCancel(
@@ -202,6 +202,7 @@ class SessionPlay:
             event_id=UUID(int=number),
             connection_id=f"c{number}",
             request_id=None,
+            event_seq=event_seq,
             reaches_all=reaches_all,
             audit=AuditRecord(id=UUID(int=number), action="sessions stop", operator="ann"),
         )

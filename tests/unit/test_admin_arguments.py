@@ -6,7 +6,7 @@ import click
 import pytest
 
 from scripts.admin.arguments import DURATION_S, KEY, SINCE
-from scripts.admin.output import tell_bytes, tell_span
+from scripts.admin.output import tell, tell_bytes, tell_span
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,7 @@ def test_lengths_of_time_have_two_figures_or_three(seconds: float | None, words:
 )
 def test_bytes_have_two_figures_or_three(count: int | None, words: str) -> None:
     assert tell_bytes(count) == words
+
+
+def test_what_terminals_obey_is_not_passed_on() -> None:
+    assert tell("a\x1b]0;title\x07\x9b2Jb\nc\td") == "a\ufffd]0;title\ufffd\ufffd2Jb\nc\td"

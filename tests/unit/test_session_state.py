@@ -1292,3 +1292,16 @@ def test_operators_stop_of_an_idle_session_is_refused() -> None:
     message = play.stop()
     assert play.codes(message) == ["already_finished"]
     assert play.write is None
+
+
+def test_operators_stop_of_what_has_ended_ends_nothing_else() -> None:
+    play = start_running()
+    play.say("second")
+    play.commit()
+    play.stream("a")
+    play.commit()
+    play.finish()
+    play.stop(event_seq=1)  # behind the write that ends it
+    play.settle()
+    assert play.stops == [()]
+    assert list_ends(play) == [(1, "message"), (2, "message")]

@@ -1,0 +1,69 @@
+"""What operators do to the outbox: given up effects come again, and stay; what nobody fetches is given up."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from playhouse.pool import PooledPostgresqlDatabase
+
+from storage.operator_store import OperatorStore, OutboxChange
+from storage.outbox_store import OutboxStore
+from storage.records import AuditRecord, EffectStatus
+from tests.postgres import Conversation, Query, RecordingWriter
+
+LATER = datetime.now(UTC) + timedelta(hours=1)
+
+
+@pytest.fixture
+def store(database: PooledPostgresqlDatabase) -> OperatorStore:
+    return OperatorStore(database)
+
+
+def make_audit(action: str) -> AuditRecord:
+    return AuditRecord(id=uuid.uuid4(), action=action, operator="ann@here")
+
+
+def list_statuses(query: Query) -> list[str]:
+    return [row[0] for row in query("SELECT status FROM effects ORDER BY seq")]
+
+
+def test_what_nobody_fetched_is_given_up_and_delivered_after_all(
+    database: PooledPostgresqlDatabase, store: OperatorStore, conversation: Conversation, query: Query
+) -> None:
+    conversation.exchange("a", "b")
+    expire = make_audit("outbox expire")
+    assert store.expire_outbox(expire, before=LATER, now=LATER, is_rehearsal=True).effects == 3
+    assert list_statuses(query) == ["pending"] * 3, "a rehearsal changes nothing"
+    assert query("SELECT count(*) FROM operator_actions") == [(0,)]
+    assert store.expire_outbox(expire, before=LATER, now=LATER) == OutboxChange(sessions=1, effects=3)
+    assert list_statuses(query) == ["failed"] * 3
+    assert query("SELECT delivered_effect_seq FROM sessions") == [(3,)]
+
+    retry = make_audit("outbox retry")
+    assert store.retry_outbox(retry, now=LATER).effects == 0, "a live node has the session"
+    query("UPDATE sessions SET owner = NULL")
+    assert store.retry_outbox(retry, now=LATER) == OutboxChange(sessions=1, effects=3)
+    assert list_statuses(query) == ["pending"] * 3
+    (backlog,) = OutboxStore(database).read_backlog([conversation.key], limit=10)
+    assert (backlog.delivered_seq, len(backlog.effects)) == (0, 1), "the message stands for its tokens"
+    assert query("SELECT action FROM operator_actions WHERE session_key IS NOT NULL") == [("outbox retry",)]
+
+
+def test_delivered_effects_that_come_along_are_counted(
+    store: OperatorStore, writer: RecordingWriter, conversation: Conversation, query: Query
+) -> None:
+    conversation.exchange("a")
+    store.expire_outbox(make_audit("outbox expire"), before=LATER, now=LATER)
+    conversation.exchange("b")
+    writer.deliver(conversation.delivery(3, 4, EffectStatus.COMPLETED))
+    query("UPDATE sessions SET owner = NULL")
+    change = store.retry_outbox(make_audit("outbox retry"), now=LATER, is_rehearsal=True)
+    assert change == OutboxChange(sessions=1, effects=2, again=2)
+
+
+def test_running_turn_is_not_given_up(store: OperatorStore, conversation: Conversation, query: Query) -> None:
+    conversation.exchange("a")
+    conversation.say()
+    conversation.commit(conversation.make_write(frames=[{"type": "token", "eventSeq": 2, "attempt": 1, "value": "b"}]))
+    assert store.expire_outbox(make_audit("outbox expire"), before=LATER, now=LATER).effects == 2
+    assert list_statuses(query) == ["failed", "failed", "pending"]
