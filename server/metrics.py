@@ -60,7 +60,7 @@ MESSAGE_NAMES: Final = frozenset(
             name
             for module in (messages, admin_messages)
             for name, found in vars(module).items()
-            if getattr(found, "__module__", "") == module.__name__
+            if isinstance(found, type) and found.__module__ == module.__name__
         ),
         *(outcome.__name__ for outcome in get_args(Outcome)),
         SweepStepDone.__name__,
