@@ -6,7 +6,8 @@
      │                               v                  │EffectsCommitted
      └──frames── DeliveryActor <─────┴──────────────────┘    agent's task ──TokensProduced──> SessionActor
 
-The Janitor, one per node, stands aside: it has storage swept (compaction, expiry, retention), a step at a time.
+The Janitor, one per node, stands aside: it has storage swept (compaction, expiry, retention), a step at a time. So does
+the AdminActor: it asks the others what they are at, for operators (`admin`, `admin_messages`).
 
 A session actor's life (`session_state` and `session_steps` have the details of a turn):
 

@@ -11,6 +11,10 @@
     StorageReader  ──> OutboxStore, SessionStore (for the actors), ThreadStore (for people: lists of threads, history)
                    ──> NodeStore (who lives: the writer renews the node's lease)
 
+    StorageWriter ──> SetAside (what met somebody's lock, while others go ahead)
+
+    For operators: InspectionStore, AuditStore, OperatorStore (the outbox, by hand), verification, replay, export_store
+
     backup      writes all into a file while servers run, and restores it into an empty database, whole or not at all
     doctor      facts (doctor_queries) ──> findings (doctor_server_findings, doctor_data_findings): what to do
     compaction  the sweep, at once and to its end

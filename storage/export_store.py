@@ -8,7 +8,7 @@ subscribes again: numbers that it is past come a second time. Request ids may be
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
 import peewee
@@ -79,7 +79,7 @@ DELETES: Final[Mapping[str, str]] = {
 UNLIMITED: Final = "SET LOCAL statement_timeout = 0"
 
 
-def export_session(database: peewee.Database, session_key: str) -> Iterator[dict[str, Any]]:
+def export_session(database: peewee.Database, session_key: str) -> Generator[dict[str, Any], None, None]:
     """Give out everything that is stored about a session, a row at a time.
 
     Args:

@@ -5,7 +5,7 @@
 
 Commands read what is stored, and ask the nodes of this machine what they are at. What changes a session goes through
 the node that owns it, or, if none does, is stored for the next one (`offline`). Each action is one transaction, with a
-row of `operator_actions` in it.
+row of `operator_actions` in it; what concerns the data as a whole (`backup`, `compact`, ...) is noted right after.
 
 | exit code | |
 |---|---|

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -43,21 +45,36 @@ def export(access: Access, session_key: str, output: Path | None, as_json: bool)
     """Write out all that is stored of a session, as JSON Lines: its row, events, turns, checkpoints, effects."""
     with access.open_stored() as stored:
         stored.require_session(session_key)
-        lines = (json.dumps(row, default=str) for row in export_session(stored.database, session_key))
-        if output is None:
-            for line in lines:
-                click.echo(line)
-            return
-        partial = output.with_name(f"{output.name}.partial")
-        try:
-            with partial.open("w") as file:
-                for line in lines:
-                    file.write(f"{line}\n")
-            partial.replace(output)
-        except OSError as error:
-            raise AdminError(
-                ExitCode.UNUSABLE_ARGUMENT, f"--output: cannot write {output}: {error.strerror}"
-            ) from error
+        # Closed first, also if whoever reads has had enough: its transaction must end before the connection.
+        with closing(export_session(stored.database, session_key)) as rows:
+            write_lines((json.dumps(row, default=str) for row in rows), output)
+    note_done(access, "export", session_key=session_key)
+
+
+def write_lines(lines: Iterator[str], output: Path | None) -> None:
+    """Write lines to standard output, or to a file that is there once it is whole.
+
+    Raises:
+        AdminError: If it cannot be written.
+    """
+    if output is None:
+        for line in lines:
+            click.echo(line)
+        return
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        with partial.open("w") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        partial.replace(output)
+    except OSError as error:
+        words = f"--output: cannot write {output}: {error.strerror}"
+        raise AdminError(ExitCode.UNUSABLE_ARGUMENT, words) from error
+
+
+def note_done(access: Access, action: str, *, session_key: str | None = None, **details: Any) -> None:
+    """Note what was done as a whole, right after it."""
+    with access.open_stored() as stored:
+        stored.operator.note([make_audit(action, session_key=session_key, **details)], now=datetime.now(UTC))
 
 
 @click.command(short_help="Delete all that is stored of a user.")
@@ -115,6 +132,8 @@ def migrate(access: Access, dry_run: bool, as_json: bool) -> None:
                 database.close_all()
         else:
             names = migrate_now(dsn)
+    if names and not dry_run:
+        note_done(access, "migrate", migrations=names)
     if as_json:
         print_json({"migrations": names, "dry_run": dry_run})
     elif names:
@@ -130,11 +149,14 @@ def compact(access: Access, as_json: bool) -> None:
     """Delete what COMPACT_AFTER_S, EFFECT_TTL_S and RETENTION_DAYS say, now and to the end, and give room back."""
     with access.open_dsn() as dsn, told():
         done = compact_now(dsn, read_policy(access.settings), wait_s=5.0)
+    counts = {name: count for name, count in asdict(done.counts).items() if count}
+    note_done(access, "compact", **counts)
     if as_json:
         print_json(done)
     else:
         freed = tell_bytes(max(done.bytes_freed, 0))
-        click.echo(f"Gave back {freed} in {tell_span(done.took_s)}: {done.counts}.")
+        words = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
+        click.echo(f"Gave back {freed} in {tell_span(done.took_s)}: {words or 'there was nothing to do'}.")
 
 
 @click.command(short_help="Write all data to a file.")
@@ -146,6 +168,7 @@ def backup(access: Access, file: Path, overwrite: bool, as_json: bool) -> None:
     """Write all data to a file, in pg_dump's custom format; servers may go on meanwhile."""
     with access.open_dsn() as dsn, told():
         info = write_backup(dsn, file, overwrite=overwrite)
+    note_done(access, "backup", file=str(file))
     if as_json:
         print_json(info)
     else:
@@ -168,6 +191,7 @@ def restore(access: Access, file: Path, yes: bool, as_json: bool) -> None:
     with access.open_dsn(create=True) as dsn, told():
         info = restore_backup(dsn, file)
         applied = migrate_now(dsn)
+    note_done(access, "restore", file=str(file))
     if as_json:
         print_json({"backup": info, "migrations": applied})
     else:

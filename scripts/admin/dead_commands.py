@@ -70,10 +70,10 @@ def show(access: Access, session_key: str, event_seq: int, with_text: bool, as_j
 @dead.command(short_help="Run one again.")
 @key_argument
 @event_argument
-@action_options
+@click.option("--dry-run", is_flag=True, help="Change nothing.")
 @json_option
 @pass_access
-def retry(access: Access, session_key: str, event_seq: int, dry_run: bool, yes: bool, as_json: bool) -> None:  # noqa: ARG001 (nothing is destroyed)
+def retry(access: Access, session_key: str, event_seq: int, dry_run: bool, as_json: bool) -> None:
     """Run a dead letter again: its text is said once more, as request `retry-EVENT`, and answered like any message.
 
     The first answer to it, the error, stays as it was shown. Without a server it is answered at the next start.
@@ -99,8 +99,7 @@ def run_again(access: Access, stored: Stored, session_key: str, event_seq: int) 
     audit = make_audit("dead retry", session_key=session_key, event_seq=event_seq)
     node = access.find_node(stored.inspection.read_session(session_key))
     if node is not None:
-        body = {"session_key": session_key, "action_id": str(audit.id), "operator": audit.operator}
-        answer: dict[str, Any] = node.post("/dead/retry", {**body, "event_seq": event_seq})
+        answer: dict[str, Any] = node.act("/dead/retry", audit, event_seq=event_seq)
         return answer
     text = stored.inspection.read_message(session_key, event_seq)
     if text is None:

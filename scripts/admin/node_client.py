@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from scripts.admin.failures import AdminError, ExitCode
 from server.admin_server import short_path
+from storage.records import AuditRecord
 
 TIMEOUT_S: Final = 15.0
 """More than a node takes for an action (`admin_handlers.ACTION_TIMEOUT_S`)."""
@@ -65,6 +66,15 @@ class NodeClient:
             AdminError: If it does not answer, or with a refusal.
         """
         return self._ask("POST", path, json.dumps(body), timeout_s)
+
+    def act(self, path: str, audit: AuditRecord, **wanted: Any) -> Any:
+        """Do something to a session, which is noted.
+
+        Raises:
+            AdminError: If it does not answer, or with a refusal.
+        """
+        body = {"session_key": audit.session_key, "action_id": str(audit.id), "operator": audit.operator}
+        return self.post(path, {**body, **wanted})
 
     def _ask(self, method: str, path: str, body: str | None, timeout_s: float) -> Any:
         connection = _SocketConnection(self._path, timeout_s)

@@ -152,9 +152,8 @@ def stop(access: Access, session_key: str, reaches_all: bool, dry_run: bool, as_
         if node is None:
             stopped = stop_offline(stored, session_key, audit, reaches_all)
         else:
-            body = {"session_key": session_key, "action_id": str(audit.id), "operator": audit.operator}
             wanted = {"reaches_all": reaches_all, "event_seq": stored.list_open(session, reaches_all=False)[0]}
-            stopped = node.post("/sessions/stop", {**body, **wanted})["event_seqs"]
+            stopped = node.act("/sessions/stop", audit, **wanted)["event_seqs"]
     if not stopped:
         raise AdminError(ExitCode.REFUSED, f"what ran in {session_key} had ended by then")
     print_stopped(session_key, stopped, as_json, dry_run=False)
@@ -181,9 +180,7 @@ def wake(access: Access, session_key: str, as_json: bool) -> None:
     node = access.find_node(session)
     if node is None:
         raise AdminError(ExitCode.NO_NODE, WAKE_ADVICE)
-    audit = make_audit("sessions wake", session_key=session_key)
-    body = {"session_key": session_key, "action_id": str(audit.id), "operator": audit.operator}
-    answer = node.post("/sessions/wake", body)
+    answer = node.act("/sessions/wake", make_audit("sessions wake", session_key=session_key))
     if as_json:
         print_json({"session_key": session_key, "node_id": node.node_id, **answer})
     else:

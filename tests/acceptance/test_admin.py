@@ -53,6 +53,14 @@ def ask_admin(server: ServerProcess, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def test_reader_that_has_had_enough_of_an_export_is_no_failure(server: ServerProcess, thread: str) -> None:
+    with connect(server, thread, agentId="flood") as client:
+        client.ask(json.dumps({"tokens": 2000, "chars": 500}))
+    export = f"{CALLBOARD} admin --data-dir {server.data.path} export local:flood:{thread} | head -c 100"
+    done = subprocess.run(["sh", "-c", export], env=make_environment(), capture_output=True, text=True, check=False)
+    assert (len(done.stdout), done.stderr) == (100, "")
+
+
 def test_stuck_session_is_found_shown_and_stopped(server: ServerProcess, thread: str) -> None:
     key = f"local:stubborn:{thread}"
     with connect(server, thread, agentId="stubborn") as client:
