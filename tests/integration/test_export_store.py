@@ -101,7 +101,7 @@ def test_export_that_is_given_up_ends_its_transaction(database: PooledPostgresql
     next(export)
     assert database.in_transaction()
 
-    export.close()  # type: ignore[attr-defined]
+    export.close()
 
     assert not database.in_transaction()
     assert len(list(export_session(database, KEY))) == 1 + 7 + 6 + 2 + 19
