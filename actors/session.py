@@ -389,6 +389,6 @@ class SessionActor(BaseActor):
         key = self._start.session_key
         if command.is_retried:
             text = "Attempt %s at turn %s of %s failed; another follows"
-            log.info(text, end.attempt, end.event_seq, key, extra=extra)
+            log.warning(text, end.attempt, end.event_seq, key, extra=extra)
         else:
             log.info("Turn %s of %s is %s after %s ms", end.event_seq, key, end.status, end.latency_ms, extra=extra)

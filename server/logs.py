@@ -6,12 +6,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
-FIELDS: Final = ("action", "session_key", "request_id", "event_seq", "attempt", "latency_ms")
-"""What log calls may add to a line, with `extra`."""
+STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What each record has; whatever else is in one was added by its call, with `extra`."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line: when, how grave, who says it, what, and the call's own fields that are plain values."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -21,10 +21,16 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update({name: getattr(record, name) for name in FIELDS if getattr(record, name, None) is not None})
+        line.update(
+            {
+                name: value
+                for name, value in vars(record).items()
+                if name not in STANDARD_FIELDS and isinstance(value, str | int | float)
+            }
+        )
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(line)
 
 
 def configure_logging(*, level: str, log_format: str) -> None:

@@ -1,12 +1,14 @@
 """Logs tell what happened, and never what was said."""
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.acceptance.agents_of_tests import MISBEHAVE
 from tests.acceptance.client import connect
 from tests.acceptance.server_process import ServerProcess, wait_until
+from tests.acceptance.v1_client import connect_v1
 
 SECRET = "xyzzyplugh"
 
@@ -40,6 +42,35 @@ def test_json_log_is_one_object_per_line(server: ServerProcess, thread: str) -> 
         client.ask("hello", requestId="r1")
     wait_until(lambda: key in server.read_log())
 
-    lines = [json.loads(line) for line in server.read_log().splitlines()]
+    lines = read_lines(server)
     assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
     assert {line["action"] for line in lines if line.get("session_key") == key}
+
+
+def test_request_has_a_line_at_acceptance_and_one_at_its_end(server: ServerProcess, thread: str) -> None:
+    asked = {"echo": "hello", "raise_agent_error": MISBEHAVE, "hang": MISBEHAVE}
+    keys = {f"local:{agent_id}:{thread}": agent_id for agent_id in asked}
+    for agent_id, text in asked.items():
+        with connect_v1(server) as client:
+            client.subscribe(thread, agent_id)
+            client.post("message", thread, agent_id, message=text, requestId="r1")
+            client.receive_until("accepted")
+            if agent_id == "hang":
+                client.post("cancel", thread, agent_id, requestId="r1")
+            client.receive_end("r1")
+    lines = [line for line in read_lines(server) if line.get("session_key") in keys]
+
+    said = {agent_id: [line for line in lines if keys[line["session_key"]] == agent_id] for agent_id in asked}
+    at_info = {agent_id: [line["action"] for line in said[agent_id] if line["level"] == "INFO"] for agent_id in asked}
+    assert at_info == {
+        "echo": ["message_accepted", "turn_completed"],
+        "raise_agent_error": ["message_accepted", "turn_failed"],
+        "hang": ["message_accepted", "turn_cancelled"],
+    }
+    retries = [line["action"] for line in said["raise_agent_error"] if line["level"] != "INFO"]
+    assert retries == ["attempt_failed"] * 3
+    assert {line["request_id"] for line in lines} == {"r1"}
+
+
+def read_lines(server: ServerProcess) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.read_log().splitlines()]
