@@ -96,7 +96,7 @@ class StatusHandler(AdminHandler):
 
     async def get(self) -> None:
         """Say what the node is at."""
-        report = await self._node.inspect()
+        report = await self._node.operators.inspect()
         self.answer(
             {
                 **self._node.describe(),
@@ -120,7 +120,7 @@ class SessionsHandler(AdminHandler):
         """Say what they are at."""
         keys = tuple(self.get_query_arguments("key"))
         limit = int(self.get_query_argument("limit", "1000"))
-        report = await self._node.inspect(keys or None, limit=limit)
+        report = await self._node.operators.inspect(keys or None, limit=limit)
         sessions = [asdict(session) for session in report.sessions]
         self.answer({"node_id": self._node.node_id, "is_complete": report.is_complete, "sessions": sessions})
 
@@ -156,8 +156,8 @@ class RetryHandler(AdminHandler):
         """Submit it, and answer once it is committed."""
         action = self.read_action()
         key, seq = action.session_key, action.event_seq
-        inspection = self._node.reader.inspection
-        text = await self._node.read(lambda: inspection.read_message(key, seq))
+        inspection = self._node.operators.reader.inspection
+        text = await self._node.operators.read(lambda: inspection.read_message(key, seq))
         if text is None:
             raise Refusal(404, f"message {seq} of {key} is not kept any more")
         audit = AuditRecord(
@@ -188,13 +188,13 @@ class WakeHandler(AdminHandler):
         action = self.read_action()
         key = action.session_key
         audit = AuditRecord(id=action.action_id, action="sessions wake", operator=action.operator, session_key=key)
-        self._node.wake(key)
+        self._node.operators.wake(key)
         for _ in range(WAKE_LOOKS):
             await asyncio.sleep(WAKE_LOOK_S)
-            report = await self._node.inspect((key,), limit=1)
+            report = await self._node.operators.inspect((key,), limit=1)
             described = report.sessions[0].described if report.sessions else None
             if described is not None and described.situation not in ("claiming", "left"):
-                await self._node.read(lambda: self._note(audit))
+                await self._node.operators.read(lambda: self._note(audit))
                 self.answer({"situation": described.situation, "epoch": described.epoch})
                 return
             if not report.sessions:
@@ -202,7 +202,7 @@ class WakeHandler(AdminHandler):
         raise Refusal(409, f"{key} is not this node's: another one has it, or it rests after failures")
 
     def _note(self, audit: AuditRecord) -> None:
-        self._node.reader.audit.add([audit], now=self._node.now())
+        self._node.operators.reader.audit.add([audit], now=self._node.operators.now())
 
 
 class AgentsHandler(AdminHandler):

@@ -35,7 +35,7 @@ class ReadyHandler(JsonHandler):
 
     async def get(self) -> None:
         """Answer 200 if all of it is so, else 503; the body says which is not."""
-        checks = await self._node.check_readiness()
+        checks = await self._node.readiness.check()
         ready = all(checks.values()) and not self._node.is_stopping
         self.set_status(200 if ready else 503)
         self.finish({"status": "ready" if ready else "not ready", "checks": checks})

@@ -1,5 +1,6 @@
-"""What frames of every dialect have in common: limits, refusals, and the checks of their fields. Pure."""
+"""What frames of every dialect have in common: limits, refusals, the goaway, and the checks of their fields."""
 
+import random
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -8,6 +9,10 @@ from actors.effect_frames import RETRY_AFTER_MS
 
 MAX_FRAME_BYTES: Final = 64 * 1024
 MAX_MESSAGE_BYTES: Final = 32 * 1024
+
+RECONNECT_AFTER_MS: Final = 1000
+"""When clients of a server that stops are to try again: about what a restart takes, and up to twice that, so that not
+all of them come at once."""
 
 MAX_SEQ: Final = 2**63 - 1
 """PostgreSQL's `bigint`."""
@@ -74,3 +79,13 @@ def make_error(error: FrameError) -> Mapping[str, Any]:
         "terminal": False,
     }
     return {**frame, "retryAfterMs": RETRY_AFTER_MS} if error.retryable else frame
+
+
+def make_goaway(*, grace_s: float) -> Mapping[str, Any]:
+    """Return the frame that says that the server stops; each client is to come back at another time."""
+    return {
+        "type": "goaway",
+        "reason": "shutdown",
+        "deadlineMs": round(grace_s * 1000),
+        "reconnectAfterMs": RECONNECT_AFTER_MS + random.randrange(RECONNECT_AFTER_MS),  # noqa: S311 (no secret)
+    }

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
+from server.event_loop import call_from_thread
 from storage.errors import DatabaseUnavailable
 from storage.outbox_records import OutboxEffect
 from storage.reader import StorageReader
@@ -92,10 +92,5 @@ class ThreadReads:
         except RuntimeError as error:
             self._turn.release()
             raise ThreadsUnavailable(STOPPING) from error
-        future.add_done_callback(lambda _: _call_on(loop, self._turn.release))
+        future.add_done_callback(lambda _: call_from_thread(loop, self._turn.release))
         return future
-
-
-def _call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
-    with suppress(RuntimeError):  # the loop has ended
-        loop.call_soon_threadsafe(function)

@@ -14,7 +14,7 @@ from scripts.admin.access import Access, confirm, make_audit, pass_access
 from scripts.admin.arguments import key_argument
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import json_option, print_json, tell_bytes, tell_span
-from server.node import read_policy
+from server.layer_settings import make_retention_policy
 from storage.audit_store import AuditStore
 from storage.backup import read_backup_info, restore_backup, write_backup
 from storage.compaction import compact as compact_now
@@ -148,7 +148,7 @@ def migrate(access: Access, dry_run: bool, as_json: bool) -> None:
 def compact(access: Access, as_json: bool) -> None:
     """Delete what COMPACT_AFTER_S, EFFECT_TTL_S and RETENTION_DAYS say, now and to the end, and give room back."""
     with access.open_dsn() as dsn, told():
-        done = compact_now(dsn, read_policy(access.settings), wait_s=5.0)
+        done = compact_now(dsn, make_retention_policy(access.settings), wait_s=5.0)
     counts = {name: count for name, count in asdict(done.counts).items() if count}
     note_done(access, "compact", **counts)
     if as_json:

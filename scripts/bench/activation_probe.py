@@ -17,8 +17,9 @@ from actors.services import ActorSettings
 from scripts.bench.benchmark import Sample
 from scripts.bench.session_stage import SessionStage, Tally, Tell
 from server.config import Settings
+from server.event_loop import call_from_thread
+from server.loop_reads import LoopReads
 from server.main import SWITCH_INTERVAL_S, open_database_for
-from server.node import LoopReads, call_from_thread
 from storage.database import migrate
 from storage.reader import StorageReader
 from storage.records import Outcome, ReplyTo, WriteCommitted
