@@ -89,8 +89,11 @@ class FrameSink(Protocol):
         """Queue a frame that is not stored."""
 
 
-class Meter(Protocol):
-    """What is counted of the actors' work, and timed (`server.metrics`). Of the loop's thread; it raises nothing."""
+class Meter:
+    """What is counted of the actors' work, and timed, on the loop's thread; it raises nothing.
+
+    This one lets all of it go, for whoever does not count. `server.metrics.NodeMetrics` overrides every method.
+    """
 
     def count_accepted(self, after_s: float) -> None:
         """A message is committed, so long after the edge took it."""
@@ -121,40 +124,6 @@ class Meter(Protocol):
 
     def watch_lagging(self, list_lagging: Callable[[], Collection[str]]) -> None:
         """Ask this for the connections that are not live in some session."""
-
-
-class NoMeter:
-    """Counts nothing."""
-
-    def count_accepted(self, after_s: float) -> None:
-        """See `Meter`."""
-
-    def count_refused(self, code: str) -> None:
-        """See `Meter`."""
-
-    def count_turn(self, status: TurnStatus) -> None:
-        """See `Meter`."""
-
-    def count_retry(self) -> None:
-        """See `Meter`."""
-
-    def count_tokens(self, count: int) -> None:
-        """See `Meter`."""
-
-    def time_first_token(self, after_s: float) -> None:
-        """See `Meter`."""
-
-    def count_session_started(self) -> None:
-        """See `Meter`."""
-
-    def count_session_passivated(self) -> None:
-        """See `Meter`."""
-
-    def watch_sessions(self, count_live: Callable[[], int], count_busy: Callable[[], int]) -> None:
-        """See `Meter`."""
-
-    def watch_lagging(self, list_lagging: Callable[[], Collection[str]]) -> None:
-        """See `Meter`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,5 +173,5 @@ class Services:
     clock: Callable[[], float]
     tell: Callable[[ActorAddress, object], None]
     agent_slices: AgentSlices = field(default_factory=AgentSlices)
-    meter: Meter = field(default_factory=NoMeter)
+    meter: Meter = field(default_factory=Meter)
     draw: Callable[[], float] = random.random

@@ -27,10 +27,12 @@ from prometheus_client.process_collector import ProcessCollector
 
 from actors import admin_messages, messages
 from actors.handler_times import BOUNDS_S, SUM, HandlerTimes
+from actors.services import Meter
 from server.histogram import Histogram
 from server.metrics_help import HELP
 from storage.records import Outcome, TurnStatus
 from storage.retention_records import SweepFailed, SweepStepDone
+from storage.writer_observer import WriterObserver
 
 OTHER: Final = "other"
 """The label of whatever is in none of the sets below, which nothing should be."""
@@ -107,7 +109,7 @@ class Snapshot:
         yield from self.registry.collect()
 
 
-class NodeMetrics:
+class NodeMetrics(Meter, WriterObserver):
     """All of one node. It is what the actors, the connections and the storage writer count with.
 
     Args:

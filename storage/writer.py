@@ -37,7 +37,7 @@ from storage.records import Outcome, ReplyTo, Report, SessionClaim, SessionHeld,
 from storage.set_aside import SetAside
 from storage.write_queue import NOTHING, Batch, Entry, WriteQueue, join_batches, make_batch, split_by_session
 from storage.writer_connection import WriterConnection
-from storage.writer_observer import NoObserver, WriterObserver
+from storage.writer_observer import WriterObserver
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class StorageWriter:
         observer: WriterObserver | None = None,
     ) -> None:
         self._report = report
-        self._observer = observer or NoObserver()
+        self._observer = observer or WriterObserver()
         self._queue_bytes = queue_bytes
         self._connection = WriterConnection(dsn, node_id=node_id, watch=watch)
         self._committer = BatchCommitter(self._connection, node_id=node_id, clock=clock, find_out=self._find_out)

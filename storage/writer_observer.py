@@ -1,10 +1,11 @@
-"""Who is told what the storage writer does, in plain numbers (`server.metrics`)."""
-
-from typing import Protocol
+"""Who is told what the storage writer does, in plain numbers."""
 
 
-class WriterObserver(Protocol):
-    """Called on the writer's thread; it must not raise and not block."""
+class WriterObserver:
+    """Called on the writer's thread; it must not raise and not block.
+
+    This one takes no note, for whoever does not count. `server.metrics.NodeMetrics` overrides every method.
+    """
 
     def note_batch(self, *, row_count: int, took_s: float) -> None:
         """A batch is done with: rows of sessions, reports included, and the time until the database had answered."""
@@ -14,16 +15,3 @@ class WriterObserver(Protocol):
 
     def note_reconnect(self) -> None:
         """The database answers again after it was lost."""
-
-
-class NoObserver:
-    """Takes no note."""
-
-    def note_batch(self, *, row_count: int, took_s: float) -> None:
-        """See `WriterObserver`."""
-
-    def note_fenced(self, count: int) -> None:
-        """See `WriterObserver`."""
-
-    def note_reconnect(self) -> None:
-        """See `WriterObserver`."""

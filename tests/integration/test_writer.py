@@ -24,6 +24,7 @@ from storage.records import (
     WriteRefused,
 )
 from storage.write_queue import MAX_BATCH_ROWS
+from storage.writer_observer import WriterObserver
 from tests.integration.conftest import OpenWriter
 from tests.postgres import (
     Conversation,
@@ -389,7 +390,7 @@ def test_write_from_wrong_place_is_fenced(
     conversation.commit(good)
 
 
-class Observer:
+class Observer(WriterObserver):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
