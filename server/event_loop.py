@@ -22,4 +22,4 @@ def call_from_thread(loop: asyncio.AbstractEventLoop, function: Callable[..., No
     try:
         loop.call_soon_threadsafe(function, *arguments)
     except RuntimeError:
-        log.debug("The loop has ended before an answer came")
+        log.debug("The loop has ended before an answer came", extra={"action": "answer_late"})

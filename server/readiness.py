@@ -45,7 +45,7 @@ class Readiness:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 return await asyncio.wrap_future(self._reader.check())
         except Exception as error:  # noqa: BLE001 (whatever it is, the answer is no)
-            log.debug("The database is not ready: %s", error)
+            log.debug("The database is not ready: %s", error, extra={"action": "database_not_ready"})
             return False
 
     async def check_actors(self) -> bool:
