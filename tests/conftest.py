@@ -1,8 +1,12 @@
 """For all tests: a stray ERROR in the log fails a test, as a stray warning does."""
 
+import hashlib
 import logging
+import os
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +23,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Heed Ctrl-C, and have the tests' processes do so: what a shell without job control puts aside ignores it."""
+    """Heed Ctrl-C, and keep apart from other runs.
+
+    The tests' processes heed Ctrl-C, too, which what a shell without job control puts aside would ignore. And pytest
+    makes its folder private at each start: where root runs the tests, PostgreSQL's account lost its way into the folder
+    as soon as another clone's tests began.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    clone = hashlib.sha256(str(config.rootpath).encode()).hexdigest()[:6]
+    folder = Path(tempfile.gettempdir()) / f"cb{os.geteuid()}-{clone}"
+    folder.mkdir(mode=0o711, exist_ok=True)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 
 class _ErrorCollector(logging.Handler):
