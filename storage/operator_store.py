@@ -8,7 +8,7 @@ import dataclasses
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import peewee
 
@@ -18,7 +18,7 @@ from storage.records import AuditRecord
 # In the order of keys, as all who lock several sessions do. Those that a live node owns are left out: it has its own
 # mark in memory, and would raise the stored one over what is to be delivered. What is pending below the mark was
 # retried before, while a connection held a place above it.
-LOCK_GIVEN_UP: Final = """
+FIND_GIVEN_UP: Final = """
 SELECT sessions.session_key, given_up.from_seq, given_up.effects, (
     SELECT count(*) FROM effects
     WHERE effects.session_key = sessions.session_key AND effects.seq > given_up.from_seq AND status = 'completed')
@@ -31,7 +31,6 @@ JOIN LATERAL (
 WHERE (%s::text IS NULL OR sessions.session_key = %s) AND (%s::text IS NULL OR sessions.user_id = %s)
   AND (sessions.owner IS NULL OR sessions.owner NOT IN (SELECT node_id FROM live_nodes))
 ORDER BY sessions.session_key
-FOR UPDATE OF sessions
 """
 
 RETRY: Final = """
@@ -49,9 +48,11 @@ WHERE sessions.session_key = span.session_key
 """
 
 # Up to the last effect of the last turn that has ended before the time: what runs is left whole.
-LOCK_UNDELIVERED: Final = """
-SELECT sessions.session_key, sessions.delivered_effect_seq, (
-    SELECT max(effects.seq) FROM effects
+FIND_UNDELIVERED: Final = """
+SELECT sessions.session_key, sessions.delivered_effect_seq, span.to_seq
+FROM sessions
+JOIN LATERAL (
+    SELECT max(effects.seq) AS to_seq FROM effects
     WHERE effects.session_key = sessions.session_key AND effects.seq > sessions.delivered_effect_seq
       AND effects.created_at < %s
       AND (payload->>'eventSeq')::bigint <= sessions.processed_event_seq
@@ -59,13 +60,14 @@ SELECT sessions.session_key, sessions.delivered_effect_seq, (
           SELECT 1 FROM effects AS younger
           WHERE younger.session_key = effects.session_key AND younger.seq > sessions.delivered_effect_seq
             AND younger.seq < effects.seq AND younger.created_at >= %s)
-) AS to_seq
-FROM sessions
+) AS span ON span.to_seq IS NOT NULL
 WHERE delivered_effect_seq < last_effect_seq
   AND (%s::text IS NULL OR session_key = %s) AND (%s::text IS NULL OR user_id = %s)
 ORDER BY session_key
-FOR UPDATE OF sessions
 """
+
+# Actions lock what they find; a rehearsal is in nobody's way.
+LOCK: Final = "FOR UPDATE OF sessions"
 
 EXPIRE: Final = """
 UPDATE effects SET status = 'failed', updated_at = %s
@@ -73,6 +75,16 @@ FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS span (session_key, after_
 WHERE effects.session_key = span.session_key AND effects.seq > span.after_seq AND effects.seq <= span.to_seq
   AND effects.status IN ('pending', 'executing')
 """
+
+COUNT_EXPIRED: Final = """
+SELECT count(*)
+FROM effects, unnest(%s::text[], %s::bigint[], %s::bigint[]) AS span (session_key, after_seq, to_seq)
+WHERE effects.session_key = span.session_key AND effects.seq > span.after_seq AND effects.seq <= span.to_seq
+  AND effects.status IN ('pending', 'executing')
+"""
+
+# What two statements count is to be one moment's.
+REHEARSE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 RAISE_DELIVERED: Final = """
 UPDATE sessions SET delivered_effect_seq = span.to_seq
@@ -126,15 +138,14 @@ class OperatorStore:
             is_rehearsal: True to count, and leave everything as it is.
 
         Effects:
-            One transaction; sessions are locked meanwhile.
+            One transaction; sessions are locked meanwhile, but for a rehearsal, which only reads.
         """
-        with self._database.atomic() as transaction:
-            rows = self._database.execute_sql(LOCK_GIVEN_UP, (session_key, session_key, user_id, user_id)).fetchall()
+        with self._database.atomic():
+            rows = self._find(FIND_GIVEN_UP, (session_key, session_key, user_id, user_id), is_rehearsal)
             change = OutboxChange(
                 sessions=len(rows), effects=sum(row[2] for row in rows), again=sum(row[3] for row in rows)
             )
             if is_rehearsal:
-                transaction.rollback()
                 return change
             keys = [row[0] for row in rows]
             if keys:
@@ -167,23 +178,29 @@ class OperatorStore:
             is_rehearsal: True to count, and leave everything as it is.
 
         Effects:
-            One transaction; sessions are locked meanwhile.
+            One transaction; sessions are locked meanwhile, but for a rehearsal, which only reads.
         """
-        with self._database.atomic() as transaction:
-            rows = self._database.execute_sql(
-                LOCK_UNDELIVERED, (before, before, session_key, session_key, user_id, user_id)
-            ).fetchall()
-            spans = [row for row in rows if row[2] is not None]
+        with self._database.atomic():
+            parameters = (before, before, session_key, session_key, user_id, user_id)
+            spans = self._find(FIND_UNDELIVERED, parameters, is_rehearsal)
             keys, after, to = ([row[place] for row in spans] for place in range(3))
-            count = self._database.execute_sql(EXPIRE, (now, keys, after, to)).rowcount if spans else 0
-            change = OutboxChange(sessions=len(spans), effects=count)
             if is_rehearsal:
-                transaction.rollback()
-                return change
-            if spans:
-                self._database.execute_sql(RAISE_DELIVERED, (keys, to))
+                count = self._database.execute_sql(COUNT_EXPIRED, (keys, after, to)).fetchone()[0]
+                return OutboxChange(sessions=len(spans), effects=count)
+            count = self._database.execute_sql(EXPIRE, (now, keys, after, to)).rowcount
+            self._database.execute_sql(RAISE_DELIVERED, (keys, to))
+            change = OutboxChange(sessions=len(spans), effects=count)
             self._note(audit, change, now)
             return change
+
+    def _find(self, statement: str, parameters: tuple[object, ...], is_rehearsal: bool) -> list[tuple[Any, ...]]:
+        """Return the sessions that an action is about; they are locked, but for a rehearsal."""
+        if is_rehearsal:
+            self._database.execute_sql(REHEARSE)
+        rows: list[tuple[Any, ...]] = self._database.execute_sql(
+            statement if is_rehearsal else statement + LOCK, parameters
+        ).fetchall()
+        return rows
 
     def note(self, records: Sequence[AuditRecord], *, now: datetime) -> None:
         """Note actions that change nothing else, or that were carried out elsewhere.

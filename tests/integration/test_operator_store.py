@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
@@ -67,3 +68,48 @@ def test_running_turn_is_not_given_up(store: OperatorStore, conversation: Conver
     conversation.commit(conversation.make_write(frames=[{"type": "token", "eventSeq": 2, "attempt": 1, "value": "b"}]))
     assert store.expire_outbox(make_audit("outbox expire"), before=LATER, now=LATER).effects == 2
     assert list_statuses(query) == ["failed", "failed", "pending"]
+
+
+@pytest.mark.parametrize("is_given_up", [False, True], ids=["expire", "retry"])
+def test_rehearsal_waits_for_no_lock_and_leaves_none(
+    database: PooledPostgresqlDatabase,
+    store: OperatorStore,
+    conversation: Conversation,
+    query: Query,
+    dsn: str,
+    is_given_up: bool,
+) -> None:
+    conversation.exchange("a", "b")
+    conversation.exchange("c")
+    query("UPDATE sessions SET owner = NULL")
+    if is_given_up:
+        store.expire_outbox(make_audit("outbox expire"), before=LATER, now=LATER)
+
+    def act(*, is_rehearsal: bool) -> OutboxChange:
+        audit = make_audit("outbox")
+        if is_given_up:
+            return store.retry_outbox(audit, now=LATER, is_rehearsal=is_rehearsal)
+        return store.expire_outbox(audit, before=LATER, now=LATER, is_rehearsal=is_rehearsal)
+
+    query("BEGIN")
+    query("SELECT FROM sessions FOR UPDATE")
+    query("SELECT FROM effects FOR UPDATE")
+    database.execute_sql("SET lock_timeout = '100ms'")
+    said = act(is_rehearsal=True)
+    query("ROLLBACK")
+
+    held: list[str] = []
+    execute = database.execute_sql
+
+    def watch(*arguments: Any) -> Any:
+        cursor = execute(*arguments)
+        modes = query("SELECT mode FROM pg_locks WHERE relation IN ('sessions'::regclass, 'effects'::regclass)")
+        held.extend(mode for (mode,) in modes)
+        return cursor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "execute_sql", watch)
+        assert act(is_rehearsal=True) == said
+    assert set(held) == {"AccessShareLock"}, "what a SELECT takes, which is in the way of no write"
+    assert act(is_rehearsal=False) == said
+    assert said.effects == 5
