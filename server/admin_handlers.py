@@ -19,9 +19,13 @@ from server.config import SettingInForce
 from server.node import Node
 from storage.errors import DatabaseUnavailable
 from storage.records import AuditRecord
+from storage.retry_plan import RetryPlan
 
 ACTION_TIMEOUT_S: Final = 10.0
 """How long the answer to an action may take: a claim of a dying node's session takes three seconds."""
+
+RETRY_LOOKS: Final = 5
+"""How often a request id is chosen for a message that runs again, if others take it meanwhile."""
 
 WAKE_LOOKS: Final = 40
 WAKE_LOOK_S: Final = 0.1
@@ -156,28 +160,56 @@ class RetryHandler(AdminHandler):
         """Submit it, and answer once it is committed."""
         action = self.read_action()
         key, seq = action.session_key, action.event_seq
-        inspection = self._node.operators.reader.inspection
-        text = await self._node.operators.read(lambda: inspection.read_message(key, seq))
-        if text is None:
+        for _ in range(RETRY_LOOKS):
+            plan = await self._node.operators.read(lambda: self._plan(key, seq))
+            if plan.retried_as is not None:
+                self.answer({"event_seq": plan.retried_as, "request_id": None, "is_duplicate": True})
+                return
+            frame = await self._say_again(action, plan)
+            if frame["type"] == "accepted" and not frame["duplicate"]:
+                answer = {"event_seq": frame["eventSeq"], "request_id": plan.request_id, "is_duplicate": False}
+                self.answer(answer)
+                return
+            # Somebody has taken the id meanwhile: its client, or another operator for the same.
+        raise Refusal(409, f"others take the request ids for it as fast as they are chosen; try {seq} of {key} again")
+
+    def _plan(self, key: str, seq: int) -> RetryPlan:
+        # In this order: one that somebody runs again in between was run again, and not only seen to.
+        is_dead = bool(self._node.operators.reader.inspection.list_dead(session_key=key, event_seq=seq, limit=1))
+        plan = self._node.operators.reader.plan_retry(key, seq)
+        if plan.text is None:
             raise Refusal(404, f"message {seq} of {key} is not kept any more")
+        if plan.retried_as is None:
+            if not is_dead:
+                raise Refusal(404, f"event {seq} of {key} is no dead letter, or has been seen to")
+            if plan.request_id is None:
+                raise Refusal(409, f"clients of {key} have used all request ids from retry-{seq} on")
+        return plan
+
+    async def _say_again(self, action: Action, plan: RetryPlan) -> Mapping[str, Any]:
+        """Return what the session says to it: `accepted`, or an `error` that the id belongs to another message."""
+        assert plan.text is not None
         audit = AuditRecord(
-            id=action.action_id, action="dead retry", operator=action.operator, session_key=key, event_seq=seq
+            id=action.action_id,
+            action="dead retry",
+            operator=action.operator,
+            session_key=action.session_key,
+            event_seq=action.event_seq,
         )
         with AdminConnection(self._node) as connection:
             message = SubmitUserMessage(
-                session_key=key,
+                session_key=action.session_key,
                 event_id=uuid.uuid4(),
                 connection_id=connection.connection_id,
-                request_id=name_retry(seq),
-                text=text,
+                request_id=plan.request_id,
+                text=plan.text,
                 submitted_at_s=self._node.clock(),
-                retry_of=seq,
+                retry_of=action.event_seq,
                 audit=audit,
             )
             self._node.submit(message)
             del message  # it counts as unanswered for as long as it is held
-            frame = await wait_for(connection)
-        self.answer({"event_seq": frame["eventSeq"], "is_duplicate": frame["duplicate"]})
+            return await wait_for(connection, but="conflict")
 
 
 class WakeHandler(AdminHandler):
@@ -237,8 +269,12 @@ class ConfigHandler(AdminHandler):
         self.answer({"settings": [asdict(setting) for setting in self._settings]})
 
 
-async def wait_for(connection: AdminConnection) -> Mapping[str, Any]:
+async def wait_for(connection: AdminConnection, *, but: str | None = None) -> Mapping[str, Any]:
     """Return the frame that says that an action was carried out.
+
+    Args:
+        connection: On which it was asked for.
+        but: The code of an error that is returned, too.
 
     Raises:
         Refusal: If it was not, or nothing is known of it.
@@ -248,14 +284,9 @@ async def wait_for(connection: AdminConnection) -> Mapping[str, Any]:
     except TimeoutError as error:
         words = f"the session has not answered within {ACTION_TIMEOUT_S:g} s; whether it was done, the audit tells"
         raise Refusal(504, words) from error
-    if frame["type"] == "error":
+    if frame["type"] == "error" and frame["code"] != but:
         raise Refusal(STATUS_BY_CODE.get(frame["code"], 500), frame["message"])
     return frame
-
-
-def name_retry(event_seq: int) -> str:
-    """Return the request id of a message that an operator runs again: twice the same is once."""
-    return f"retry-{event_seq}"
 
 
 def make_admin_app(node: Node, settings: Sequence[SettingInForce]) -> Application:

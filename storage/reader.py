@@ -12,6 +12,7 @@ from storage.event_store import EventStore
 from storage.inspection_store import InspectionStore
 from storage.node_store import NodeStore
 from storage.outbox_store import OutboxStore
+from storage.retry_plan import RetryPlan, plan_retry
 from storage.session_store import SessionStore
 from storage.thread_store import ThreadStore
 
@@ -43,6 +44,10 @@ class StorageReader:
         self.audit = AuditStore(database)
         self._database = database
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="storage-reader")
+
+    def plan_retry(self, session_key: str, event_seq: int) -> RetryPlan:
+        """Look up how to run a message again; inside `submit`, as the stores."""
+        return plan_retry(self._database, session_key, event_seq)
 
     def submit(self, read: Callable[[], T]) -> "Future[T]":
         """Run `read` in a thread that holds a connection.

@@ -76,12 +76,14 @@ def show(access: Access, session_key: str, event_seq: int, with_text: bool, as_j
 def retry(access: Access, session_key: str, event_seq: int, dry_run: bool, as_json: bool) -> None:
     """Run a dead letter again: its text is said once more, as request `retry-EVENT`, and answered like any message.
 
+    If its client has used that id itself, it is `retry-EVENT-2`, and so on.
+
     The first answer to it, the error, stays as it was shown. Without a server it is answered at the next start.
     """
     with access.open_stored() as stored:
         require_dead(stored, session_key, event_seq)
         if dry_run:
-            answer = {"event_seq": None, "is_duplicate": False}
+            answer = {"event_seq": None, "request_id": None, "is_duplicate": False}
         else:
             answer = run_again(access, stored, session_key, event_seq)
     if answer["is_duplicate"]:
@@ -101,11 +103,7 @@ def run_again(access: Access, stored: Stored, session_key: str, event_seq: int) 
     if node is not None:
         answer: dict[str, Any] = node.act("/dead/retry", audit, event_seq=event_seq)
         return answer
-    text = stored.inspection.read_message(session_key, event_seq)
-    if text is None:
-        raise AdminError(ExitCode.NOT_FOUND, f"message {event_seq} of {session_key} is not kept any more")
-    seq, is_duplicate = retry_offline(stored, session_key, event_seq, text, audit)
-    return {"event_seq": seq, "is_duplicate": is_duplicate}
+    return retry_offline(stored, session_key, event_seq, audit)
 
 
 @dead.command(short_help="Put one aside.")

@@ -7,15 +7,15 @@ The write is one transaction. A crash before the release leaves a dead owner, wh
 
 import queue
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from actors.effect_frames import make_input
 from scripts.admin.access import Stored
 from scripts.admin.failures import AdminError, ExitCode
-from server.admin_handlers import name_retry
 from storage.records import (
     AuditRecord,
     EffectRecord,
@@ -31,9 +31,9 @@ from storage.records import (
     SessionSnapshot,
     SessionWrite,
     WriteCommitted,
-    WriteDuplicated,
     make_input_key,
 )
+from storage.retry_plan import plan_retry
 from storage.writer import StorageWriter
 
 TIMEOUT_S: Final = 10.0
@@ -45,56 +45,56 @@ def stop_offline(stored: Stored, session_key: str, audit: AuditRecord, reaches_a
     Raises:
         AdminError: If it cannot be.
     """
-    stopped: list[int] = []
-
-    def make_write(snapshot: SessionSnapshot) -> SessionWrite:
-        open_seqs = [event.seq for event in snapshot.unprocessed if event.type is EventType.USER_MESSAGE]
-        stopped.extend(open_seqs if reaches_all else open_seqs[:1])
+    with own_session(stored.dsn, session_key) as owned:
+        open_seqs = [event.seq for event in owned.snapshot.unprocessed if event.type is EventType.USER_MESSAGE]
+        stopped = open_seqs if reaches_all else open_seqs[:1]
         if not stopped:
             raise AdminError(ExitCode.REFUSED, f"what ran in {session_key} had ended by then")
         event = EventRecord(
             id=uuid.uuid4(),
-            seq=snapshot.last_event_seq + 1,
+            seq=owned.snapshot.last_event_seq + 1,
             type=EventType.CANCEL,
             payload={"eventSeqs": stopped},
         )
-        return compose(snapshot, event, (), replace(audit, details={"eventSeqs": stopped}))
-
-    write_offline(stored.dsn, session_key, make_write)
+        owned.write(compose(owned.snapshot, event, (), replace(audit, details={"eventSeqs": stopped})))
     return stopped
 
 
-def retry_offline(stored: Stored, session_key: str, event_seq: int, text: str, audit: AuditRecord) -> tuple[int, bool]:
+def retry_offline(stored: Stored, session_key: str, event_seq: int, audit: AuditRecord) -> dict[str, Any]:
     """Store a message again that had failed.
 
     Returns:
-        Its event, and whether that was there before.
+        What a node answers: `event_seq`, its event; `request_id`; and `is_duplicate`, whether that was there before.
 
     Raises:
         AdminError: If it cannot be.
     """
-
-    def make_write(snapshot: SessionSnapshot) -> SessionWrite:
+    with own_session(stored.dsn, session_key) as owned:
+        # Nobody else writes to the session now, so what is looked up stays so.
+        plan = plan_retry(stored.database, session_key, event_seq)
+        if plan.retried_as is not None:
+            return {"event_seq": plan.retried_as, "request_id": None, "is_duplicate": True}
+        if plan.text is None:
+            raise AdminError(ExitCode.NOT_FOUND, f"message {event_seq} of {session_key} is not kept any more")
+        if plan.request_id is None:
+            words = f"clients of {session_key} have used all request ids from retry-{event_seq} on"
+            raise AdminError(ExitCode.REFUSED, words)
         event = EventRecord(
             id=uuid.uuid4(),
-            seq=snapshot.last_event_seq + 1,
+            seq=owned.snapshot.last_event_seq + 1,
             type=EventType.USER_MESSAGE,
-            payload={"message": text, "retryOf": event_seq},
-            request_id=name_retry(event_seq),
+            payload={"message": plan.text, "retryOf": event_seq},
+            request_id=plan.request_id,
         )
-        frame = make_input(event_seq=event.seq, request_id=event.request_id, message=text, origin="operator")
+        frame = make_input(event_seq=event.seq, request_id=event.request_id, message=plan.text, origin="operator")
         effect = EffectRecord(
-            seq=snapshot.last_effect_seq + 1,
+            seq=owned.snapshot.last_effect_seq + 1,
             type=EffectType.SEND_MESSAGE,
             payload=frame,
             dedupe_key=make_input_key(event.id),
         )
-        return compose(snapshot, event, (effect,), audit)
-
-    outcome = write_offline(stored.dsn, session_key, make_write)
-    if isinstance(outcome, WriteDuplicated):
-        return outcome.known[0].seq, True
-    return outcome.write.last_event_seq, False
+        owned.write(compose(owned.snapshot, event, (effect,), audit))
+    return {"event_seq": event.seq, "request_id": event.request_id, "is_duplicate": False}
 
 
 def compose(
@@ -113,10 +113,38 @@ def compose(
     )
 
 
-def write_offline(
-    dsn: str, session_key: str, make_write: Callable[[SessionSnapshot], SessionWrite]
-) -> WriteCommitted | WriteDuplicated:
-    """Own a session for one write.
+class OwnedSession:
+    """A session that this process owns for the moment.
+
+    Args:
+        writer: By which.
+        outcomes: Where that reports to.
+        snapshot: What was found.
+    """
+
+    def __init__(
+        self, writer: StorageWriter, outcomes: "queue.SimpleQueue[Outcome]", snapshot: SessionSnapshot
+    ) -> None:
+        self.snapshot = snapshot
+        self._writer = writer
+        self._outcomes = outcomes
+
+    def write(self, write: SessionWrite) -> None:
+        """Store something, and wait until it is.
+
+        Raises:
+            AdminError: If it was not, or that is not known.
+        """
+        self._writer.submit(write, None)
+        written = self._outcomes.get(timeout=TIMEOUT_S)
+        if not isinstance(written, WriteCommitted):
+            words = f"nothing was stored for {write.session_key}: {type(written).__name__}"
+            raise AdminError(ExitCode.REFUSED, words)
+
+
+@contextmanager
+def own_session(dsn: str, session_key: str) -> Iterator[OwnedSession]:
+    """Own a session for the length of a block.
 
     Raises:
         AdminError: If a node has it, or the database does not answer in time.
@@ -134,17 +162,17 @@ def write_offline(
         writer.submit(SessionClaim(session_key=session_key), None)
         claimed = outcomes.get(timeout=TIMEOUT_S)
         if isinstance(claimed, SessionHeld):
-            words = f"a node has {session_key}, and none of this machine answers: wait until it has been idle, or until"
-            raise AdminError(ExitCode.REFUSED, f"{words} it is taken to be dead (ten seconds)")
+            words = "a node or another operator's command has"
+            words += f" {session_key}, and no node of this machine answers: try again, at the latest after it has been"
+            raise AdminError(ExitCode.REFUSED, f"{words} idle (SESSION_IDLE_S) or is taken to be dead (ten seconds)")
         if not isinstance(claimed, SessionClaimed):
             raise AdminError(ExitCode.REFUSED, f"{session_key} cannot be claimed: {type(claimed).__name__}")
-        writer.submit(make_write(claimed.snapshot), None)
-        written = outcomes.get(timeout=TIMEOUT_S)
-        writer.submit_report(SessionRelease(session_key=session_key, epoch=claimed.snapshot.epoch))
+        try:
+            yield OwnedSession(writer, outcomes, claimed.snapshot)
+        finally:
+            writer.submit_report(SessionRelease(session_key=session_key, epoch=claimed.snapshot.epoch))
     except queue.Empty as error:
-        raise AdminError(ExitCode.NO_DATABASE, f"the database has not answered within {TIMEOUT_S:g} s") from error
+        words = f"the database has not answered within {TIMEOUT_S:g} s; whether it was done, `callboard admin audit` "
+        raise AdminError(ExitCode.NO_DATABASE, f"{words}tells") from error
     finally:
         writer.close(timeout_s=TIMEOUT_S)
-    if not isinstance(written, WriteCommitted | WriteDuplicated):
-        raise AdminError(ExitCode.REFUSED, f"nothing was stored for {session_key}: {type(written).__name__}")
-    return written

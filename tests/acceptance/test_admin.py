@@ -8,34 +8,15 @@ import stat
 import subprocess
 import uuid
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
-from click.testing import CliRunner
 
 from scripts.admin.access import Access
-from scripts.admin.command import admin
 from scripts.admin.log_commands import read_screen
+from tests.acceptance.admin_command import ask_admin, run_admin
 from tests.acceptance.client import connect
 from tests.acceptance.server_process import CALLBOARD, ServerProcess, Servers, make_environment, wait_until
 from tests.acceptance.v1_client import connect_v1
-
-
-class Done(NamedTuple):
-    """What a command has said."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run_admin(data_dir: Path, *arguments: str) -> Done:
-    """Run a command in this process: Python's start and its imports take longer than most of them."""
-    environ = {"COLUMNS": "80", "DATABASE_URL": None}
-    result = CliRunner(env=environ).invoke(admin, ["--data-dir", str(data_dir), *arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Done(result.exit_code, result.stdout, result.stderr)
 
 
 def test_command_is_one_of_callboards(server: ServerProcess) -> None:
@@ -44,13 +25,6 @@ def test_command_is_one_of_callboards(server: ServerProcess) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("Error: there is no session nobody:eliza:none; ")
     assert done.stderr.count("\n") == 1
-
-
-def ask_admin(server: ServerProcess, *arguments: str) -> Any:
-    """Run a command and return its JSON."""
-    done = run_admin(server.data.path, *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_reader_that_has_had_enough_of_an_export_is_no_failure(server: ServerProcess, thread: str) -> None:
@@ -139,13 +113,14 @@ def test_what_is_done_without_a_server_is_done_at_its_next_start(servers: Server
     first = servers.start("--agents", str(agents_file), "--shutdown-grace-s", "0")
     with connect(first, "t", agentId="mended") as client:
         client.ask("Are you there?")
+        client.ask("My own", requestId="retry-1")
     with connect(first, "s", agentId="stubborn") as client:
         client.say("hang", requestId="r1")
         client.receive()
     first.stop()
     data_dir = first.data.path
     assert "Stopped event 1" in run_admin(data_dir, "sessions", "stop", "local:stubborn:s").stdout
-    assert "runs again as event 2" in run_admin(data_dir, "dead", "retry", "local:mended:t", "1").stdout
+    assert "runs again as event 3" in run_admin(data_dir, "dead", "retry", "local:mended:t", "1").stdout
     again = run_admin(data_dir, "sessions", "wake", "local:stubborn:s")
     assert (again.returncode, "no node runs" in again.stderr) == (4, True)
     assert json.loads(run_admin(data_dir, "status", "--json").stdout)["nodes"] == []
