@@ -6,6 +6,7 @@ Whoever can open it may do everything; who is who there is the operating system'
 `callboard admin` of the same version, and no contract.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 FOLDER: Final = "admin"
 SUFFIX: Final = ".sock"
+UNFINISHED: Final = ".new"
+LISTEN_TRIES: Final = 5
 MAX_BODY_BYTES: Final = 64 * 1024
 
 
@@ -49,13 +52,41 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 def is_served(path: Path) -> bool:
-    """Tell whether somebody listens on a socket of the file system."""
+    """Tell whether somebody listens on a socket of the file system; at once, also if they stand still."""
     with short_path(path) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
         try:
             client.connect(name)
         except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except BlockingIOError:  # as many wait already as may
+            return True
         return True
+
+
+def listen_at(path: Path) -> socket.socket:
+    """Return a socket of the file system that listens; it has its name only once it does.
+
+    For whoever starts takes a name on which nobody listens for a dead node's. What it is made under is in the same
+    danger, but nobody asks there: it is made again.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    unfinished = path.with_name(f"{path.name}{UNFINISHED}")
+    for _ in range(LISTEN_TRIES):
+        with short_path(unfinished) as name:
+            listening = bind_unix_socket(name, mode=0o600)
+        try:
+            unfinished.rename(path)
+        except FileNotFoundError:
+            listening.close()
+        except OSError:
+            listening.close()
+            raise
+        else:
+            return listening
+    raise FileNotFoundError(errno.ENOENT, "somebody takes it away each time", str(unfinished))
 
 
 class AdminServer:
@@ -77,8 +108,7 @@ class AdminServer:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_stale(self._path.parent)
-            with short_path(self._path) as name:
-                self._server.add_socket(bind_unix_socket(name, mode=0o600))
+            self._server.add_socket(listen_at(self._path))
         except OSError as error:
             log.warning(
                 "Operators cannot reach this server: cannot listen on %s: %s",
@@ -98,7 +128,8 @@ class AdminServer:
 
 def remove_stale(folder: Path) -> None:
     """Take away what killed nodes have left."""
-    for path in folder.glob(f"*{SUFFIX}"):
-        with suppress(OSError):
-            if not is_served(path):
-                path.unlink(missing_ok=True)
+    for pattern in (f"*{SUFFIX}", f"*{SUFFIX}{UNFINISHED}"):
+        for path in folder.glob(pattern):
+            with suppress(OSError):
+                if not is_served(path):
+                    path.unlink(missing_ok=True)

@@ -89,7 +89,7 @@ class NodeClient:
             ) from error
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise NodeGone(self._path) from error
-        except TimeoutError as error:
+        except (TimeoutError, BlockingIOError) as error:  # the latter if as many wait to be let in as may
             raise AdminError(
                 ExitCode.NO_NODE,
                 f"node {self.node_id} does not answer within {timeout_s:g} s: it is overloaded or stands still; "
