@@ -234,7 +234,7 @@ class WakeHandler(AdminHandler):
         raise Refusal(409, f"{key} is not this node's: another one has it, or it rests after failures")
 
     def _note(self, audit: AuditRecord) -> None:
-        self._node.operators.reader.audit.add([audit], now=self._node.operators.now())
+        self._node.operators.reader.operator.note(audit, now=self._node.operators.now())
 
 
 class AgentsHandler(AdminHandler):

@@ -5,18 +5,36 @@ After a purge nothing tells that a session ever was. A client that comes back wi
 that is when the session was begun (`thread_records.name_log`). It throws away what it shows and begins anew. A
 connection that has subscribed before and stays is told nothing, and is shown nothing of a session begun since until it
 subscribes again: numbers that it is past come a second time. Request ids may be used again.
+
+Of what operators did to these sessions stays what, who and when, not whose; see `audit_store`.
 """
 
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import peewee
 
+from storage.audit_store import AuditStore
 from storage.errors import SessionsOwned
 
 Counts = Mapping[str, int]
 """Table -> number of rows, with all five tables of a session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserData:
+    """What is stored about a user.
+
+    Attributes:
+        rows: What a purge deletes.
+        actions: How many actions of operators name the user, until a purge takes that out of them.
+    """
+
+    rows: Counts
+    actions: int
+
 
 FETCHED_ROWS: Final = 50
 """How many rows of an export are in memory at once: an answer has up to 4 MB, and most have a few kB."""
@@ -105,21 +123,22 @@ def export_session(database: peewee.Database, session_key: str) -> Generator[dic
             database.execute_sql(CLOSE)
 
 
-def count_user(database: peewee.Database, user_id: str) -> Counts:
-    """Return how many rows `purge_user` would delete now."""
-    return dict(database.execute_sql(COUNT_USER, (user_id,)).fetchall())
+def count_user(database: peewee.Database, user_id: str) -> UserData:
+    """Return what `purge_user` would find now."""
+    rows = dict(database.execute_sql(COUNT_USER, (user_id,)).fetchall())
+    return UserData(rows=rows, actions=AuditStore(database).count_user(user_id))
 
 
-def purge_user(database: peewee.Database, user_id: str, *, audit: Callable[[Counts], None]) -> Counts:
-    """Delete all rows of all of a user's sessions.
+def purge_user(database: peewee.Database, user_id: str, *, audit: Callable[[UserData], None]) -> UserData:
+    """Delete all rows of all of a user's sessions, and take the user out of what operators have done.
 
     Args:
         database: With a connection of the calling thread's.
         user_id: Whose.
-        audit: Called in the transaction with what was deleted, also if that is nothing; what it raises undoes it all.
+        audit: Called in the transaction with what was done, also if that is nothing; what it raises undoes it all.
 
     Returns:
-        How many rows were deleted.
+        What was there.
 
     Raises:
         SessionsOwned: if a node that may be taken to live owns one of the sessions; nothing is deleted. A session lets
@@ -138,5 +157,6 @@ def purge_user(database: peewee.Database, user_id: str, *, audit: Callable[[Coun
         counts: Counter[str] = Counter()
         for table, statement in DELETES.items():
             counts[table] = database.execute_sql(statement, (keys,)).rowcount
-        audit(counts)
-        return counts
+        done = UserData(rows=dict(counts), actions=AuditStore(database).forget_user(user_id))
+        audit(done)
+        return done

@@ -6,13 +6,13 @@ the delivered mark, as delivery and the sweep do, whoever owns the session.
 
 import dataclasses
 import uuid
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import peewee
 
 from storage.audit_store import AuditStore
+from storage.inspection_store import InspectionStore
 from storage.records import AuditRecord
 
 # In the order of keys, as all who lock several sessions do. Those that a live node owns are left out: it has its own
@@ -91,6 +91,12 @@ UPDATE sessions SET delivered_effect_seq = span.to_seq
 FROM unnest(%s::text[], %s::bigint[]) AS span (session_key, to_seq)
 WHERE sessions.session_key = span.session_key AND sessions.delivered_effect_seq < span.to_seq
 """
+
+# What keeps a purge waiting, and no write.
+HOLD_ROW: Final = "SELECT session_key FROM sessions WHERE session_key = %s FOR KEY SHARE"
+
+# What keeps writes waiting, among them those by which another operator sees to the same.
+HOLD_WRITES: Final = "SELECT session_key FROM sessions WHERE session_key = %s FOR NO KEY UPDATE"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,15 +208,46 @@ class OperatorStore:
         ).fetchall()
         return rows
 
-    def note(self, records: Sequence[AuditRecord], *, now: datetime) -> None:
-        """Note actions that change nothing else, or that were carried out elsewhere.
+    def discard_dead(self, audit: AuditRecord, *, now: datetime) -> bool:
+        """Put a dead letter aside.
+
+        Args:
+            audit: Is noted, and is what puts it aside: names session and event.
+            now: Stamps the row.
+
+        Returns:
+            False if it is no dead letter, or somebody has seen to it meanwhile; nothing is noted then.
+
+        Effects:
+            One transaction, which keeps the session's writes waiting.
+        """
+        assert audit.session_key is not None
+        with self._database.atomic():
+            self._database.execute_sql(HOLD_WRITES, (audit.session_key,))
+            letters = InspectionStore(self._database).list_dead(
+                session_key=audit.session_key, event_seq=audit.event_seq, limit=1
+            )
+            if letters:
+                self._audit.add([audit], now=now)
+            return bool(letters)
+
+    def note(self, record: AuditRecord, *, now: datetime) -> None:
+        """Note an action that changes nothing else, or that was carried out elsewhere.
+
+        If its session was purged since, the row does not name it.
 
         Effects:
             One transaction.
         """
         with self._database.atomic():
-            self._audit.add(records, now=now)
+            key = record.session_key
+            if key is not None and self._database.execute_sql(HOLD_ROW, (key,)).fetchone() is None:
+                details = {**record.details, "session": "(purged)"}
+                record = dataclasses.replace(record, session_key=None, details=details)
+            self._audit.add([record], now=now)
 
     def _note(self, audit: AuditRecord, change: OutboxChange, now: datetime) -> None:
-        details = {**audit.details, "sessions": change.sessions, "effects": change.effects}
-        self._audit.add([dataclasses.replace(audit, details=details)], now=now)
+        """Note what was done; nothing is, if that is nothing: a purged user is to be named no more."""
+        if change.sessions:
+            details = {**audit.details, "sessions": change.sessions, "effects": change.effects}
+            self._audit.add([dataclasses.replace(audit, details=details)], now=now)

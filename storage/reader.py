@@ -5,12 +5,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from storage.audit_store import AuditStore
 from storage.connection_watch import ConnectionWatch
 from storage.database import connected, is_migrated, open_database
 from storage.event_store import EventStore
 from storage.inspection_store import InspectionStore
 from storage.node_store import NodeStore
+from storage.operator_store import OperatorStore
 from storage.outbox_store import OutboxStore
 from storage.retry_plan import RetryPlan, plan_retry
 from storage.session_store import SessionStore
@@ -41,7 +41,7 @@ class StorageReader:
         self.threads = ThreadStore(database)
         self.nodes = NodeStore(database)
         self.inspection = InspectionStore(database)
-        self.audit = AuditStore(database)
+        self.operator = OperatorStore(database)
         self._database = database
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="storage-reader")
 

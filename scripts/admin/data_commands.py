@@ -1,7 +1,7 @@
 """`export`, `purge`, `migrate`, `compact`, `backup`, `restore`: the data as a whole, or one user's."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,14 +15,13 @@ from scripts.admin.arguments import key_argument
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import json_option, print_json, tell_bytes, tell_span
 from server.layer_settings import make_retention_policy
-from storage.audit_store import AuditStore
+from storage.audit_store import AuditStore, hash_user
 from storage.backup import read_backup_info, restore_backup, write_backup
 from storage.compaction import compact as compact_now
 from storage.database import connected, open_database, pending_migrations
 from storage.database import migrate as migrate_now
 from storage.errors import SessionsOwned, StorageError, SweepElsewhere
-from storage.export_store import count_user, export_session, purge_user
-from storage.records import AuditRecord
+from storage.export_store import UserData, count_user, export_session, purge_user
 
 
 @contextmanager
@@ -74,7 +73,7 @@ def write_lines(lines: Iterator[str], output: Path | None) -> None:
 def note_done(access: Access, action: str, *, session_key: str | None = None, **details: Any) -> None:
     """Note what was done as a whole, right after it."""
     with access.open_stored() as stored:
-        stored.operator.note([make_audit(action, session_key=session_key, **details)], now=datetime.now(UTC))
+        stored.operator.note(make_audit(action, session_key=session_key, **details), now=datetime.now(UTC))
 
 
 @click.command(short_help="Delete all that is stored of a user.")
@@ -84,36 +83,38 @@ def note_done(access: Access, action: str, *, session_key: str | None = None, **
 @json_option
 @pass_access
 def purge(access: Access, user: str, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Delete all that is stored of a user's sessions, in one transaction. It cannot be undone."""
+    """Delete all that is stored of a user's sessions, in one transaction. It cannot be undone.
+
+    What operators have done to these sessions stays listed, without saying whose they were. The purge itself is listed
+    with a hash of the user's id: `audit --purged USER` finds it for whoever has the id.
+    """
     with access.open_stored() as stored, told():
-        counts: Mapping[str, int] = count_user(stored.database, user)
-        if not counts.get("sessions"):
+        found = count_user(stored.database, user)
+        if not found.rows.get("sessions") and not found.actions:
             raise AdminError(ExitCode.NOT_FOUND, f"nothing is stored of user {user}")
         if not dry_run:
-            confirm(f"Delete {describe_counts(counts)} of {user} for ever?", yes=yes)
-            counts = purge_user(stored.database, user, audit=note_purge(stored.audit, user))
+            confirm(f"Delete {describe_data(found)} of {user} for ever?", yes=yes)
+            found = purge_user(stored.database, user, audit=note_purge(stored.audit, user))
     if as_json:
-        print_json({"user": user, "rows": counts, "dry_run": dry_run})
+        print_json({"user": user, "rows": found.rows, "actions": found.actions, "dry_run": dry_run})
     else:
-        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {describe_counts(counts)} of {user}.")
+        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {describe_data(found)} of {user}.")
 
 
-def note_purge(store: AuditStore, user: str) -> Callable[[Mapping[str, int]], None]:
-    """Return what notes it, in its transaction."""
+def note_purge(store: AuditStore, user: str) -> Callable[[UserData], None]:
+    """Return what notes it, in its transaction, without the user's id."""
 
-    def note(counts: Mapping[str, int]) -> None:
-        audit = make_audit("purge", user=user)
-        record = AuditRecord(
-            id=audit.id, action=audit.action, operator=audit.operator, details={"user": user, "rows": dict(counts)}
-        )
-        store.add([record], now=datetime.now(UTC))
+    def note(done: UserData) -> None:
+        audit = make_audit("purge", rows=dict(done.rows), actions=done.actions, **dict[str, Any](hash_user(user)))
+        store.add([audit], now=datetime.now(UTC))
 
     return note
 
 
-def describe_counts(counts: Mapping[str, int]) -> str:
-    """Return how many rows it is."""
-    return ", ".join(f"{count:,} {table}" for table, count in counts.items() if count) or "nothing"
+def describe_data(found: UserData) -> str:
+    """Return how much it is."""
+    rows = ", ".join(f"{count:,} {table}" for table, count in found.rows.items() if count) or "no rows"
+    return f"{rows}, and the name in {found.actions:,} actions of operators" if found.actions else rows
 
 
 @click.command(short_help="Bring the schema up to this version.")

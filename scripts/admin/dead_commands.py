@@ -119,7 +119,9 @@ def discard(access: Access, session_key: str, event_seq: int, dry_run: bool, yes
         if not dry_run:
             confirm(f"Put event {event_seq} of {session_key} aside?", yes=yes)
             audit = make_audit("dead discard", session_key=session_key, event_seq=event_seq)
-            stored.operator.note([audit], now=datetime.now(UTC))
+            if not stored.operator.discard_dead(audit, now=datetime.now(UTC)):
+                words = f"event {event_seq} of {session_key} has been seen to meanwhile; `callboard admin audit` tells"
+                raise AdminError(ExitCode.REFUSED, words)
     if as_json:
         print_json({"session_key": session_key, "event_seq": event_seq, "dry_run": dry_run})
     else:
@@ -145,14 +147,17 @@ def require_dead(stored: Stored, session_key: str, event_seq: int) -> DeadLetter
 
 @click.command(short_help="What operators have done.")
 @click.option("--key", "session_key", type=KEY, help="To one session.")
+@click.option("--purged", metavar="USER", help="The purges of this user, whom the audit names by a hash alone.")
 @since_option
 @limit_option(50)
 @json_option
 @pass_access
-def audit(access: Access, session_key: str | None, since: datetime | None, limit: int, as_json: bool) -> None:
+def audit(
+    access: Access, session_key: str | None, purged: str | None, since: datetime | None, limit: int, as_json: bool
+) -> None:
     """List what operators have done, the latest first."""
     with access.open_stored() as stored:
-        found = stored.audit.list_actions(session_key=session_key, since=since, limit=limit)
+        found = stored.audit.list_actions(session_key=session_key, since=since, purged_user=purged, limit=limit)
     if as_json:
         print_json({"actions": found})
         return
@@ -168,4 +173,4 @@ def audit(access: Access, session_key: str | None, since: datetime | None, limit
         for each in found
     ]
     columns = ("at (UTC)", "action", "operator", "session", ">event", "details")
-    print_table(columns, rows, empty="No operator has done anything.")
+    print_table(columns, rows, empty="There is no such action.")

@@ -1,5 +1,6 @@
 """`callboard admin` against a running server, and against what one has stored."""
 
+import hashlib
 import json
 import os
 import random
@@ -219,8 +220,17 @@ def test_user_is_exported_and_purged(server: ServerProcess, thread: str) -> None
     assert held.returncode == 6
     assert key in held.stderr
     server.database.query("UPDATE sessions SET owner = NULL WHERE session_key = %s", key)
-    assert ask_admin(server, "purge", "--user", user, "--yes")["rows"] == counts
+    assert [each["record"]["action"] for each in ask_admin(server, "audit", "--key", key)["actions"]] == ["export"]
+    done = ask_admin(server, "purge", "--user", user, "--yes")
+    assert (done["rows"], done["actions"]) == (counts, 1)
     assert sum(server.database.count_rows(key).values()) == 0
+    assert user not in run_admin(server.data.path, "audit", "--json").stdout
+    (purge,) = ask_admin(server, "audit", "--purged", user)["actions"]
+    details = purge["record"]["details"]
+    assert details["rows"] == counts
+    salted = f"{details['user_salt']}:{user}".encode()
+    assert hashlib.sha256(salted).hexdigest() == details["user_sha256"], "as README has it"
+    assert ask_admin(server, "audit", "--purged", "somebody")["actions"] == []
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
 """Sessions given out, replayed and deleted: nothing is left out, nothing of others is touched, all or nothing."""
 
 import json
+import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 import psycopg2.errors
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
 from storage import export_store
+from storage.audit_store import AuditStore, hash_user
 from storage.errors import SessionsOwned
-from storage.export_store import count_user, export_session, purge_user
+from storage.export_store import UserData, count_user, export_session, purge_user
+from storage.operator_store import OperatorStore
 from storage.outbox_records import SubscriptionRefusal
 from storage.outbox_store import OutboxStore
+from storage.records import AuditRecord
 from storage.replay import replay_screen
 from storage.replay_store import replay_frames
 from storage.verification import verify
@@ -22,6 +26,7 @@ from tests.postgres import Query, RecordingWriter, open_query
 
 KEY = "ann:eliza:t1"
 TABLES = ("sessions", "events", "turns", "checkpoints", "effects")
+WHO_AND_WHEN = "SELECT action, operator, created_at FROM operator_actions"
 NOTHING = dict.fromkeys(TABLES, 0)
 
 
@@ -121,14 +126,14 @@ def test_purge_deletes_the_user_and_nobody_else(
         StoredTalk(writer, key).exchange("hi", "there", state={"turns": 1})
     query("UPDATE sessions SET owner = NULL")
     others = count_rows(query, "session_key NOT LIKE 'ann:%'")
-    audited: list[Mapping[str, int]] = []
+    audited: list[UserData] = []
 
     counted = count_user(database, "ann")
-    assert count_rows(query) == counted == {"sessions": 2, "events": 2, "turns": 2, "checkpoints": 2, "effects": 6}
-    counts = purge_user(database, "ann", audit=lambda counts: audited.append(dict(counts)))
+    assert counted.rows == {"sessions": 2, "events": 2, "turns": 2, "checkpoints": 2, "effects": 6} == count_rows(query)
+    done = purge_user(database, "ann", audit=audited.append)
 
-    assert dict(counts) == counted == audited[0]
-    assert count_rows(query) == NOTHING == count_user(database, "ann")
+    assert done == counted == audited[0]
+    assert count_rows(query) == NOTHING == count_user(database, "ann").rows
     assert count_rows(query, "session_key NOT LIKE 'ann:%'") == others
     assert verify(database, None).is_sound
 
@@ -152,7 +157,7 @@ def test_purge_passes_over_owners_that_are_dead(
 ) -> None:
     query("UPDATE sessions SET owner = 'gone'")
 
-    assert purge_user(database, "ann", audit=lambda _: None)["sessions"] == 1
+    assert purge_user(database, "ann", audit=lambda _: None).rows["sessions"] == 1
     assert count_rows(query) == NOTHING
 
 
@@ -162,7 +167,7 @@ def test_purge_that_cannot_be_audited_is_undone(
     query("UPDATE sessions SET owner = NULL")
     before = count_rows(query)
 
-    def fail(_: Mapping[str, int]) -> None:
+    def fail(_: UserData) -> None:
         assert database.in_transaction()
         raise RuntimeError("no room")
 
@@ -173,10 +178,80 @@ def test_purge_that_cannot_be_audited_is_undone(
 
 
 def test_purge_of_an_unknown_user_is_audited_with_nothing(database: PooledPostgresqlDatabase) -> None:
-    audited: list[Mapping[str, int]] = []
+    audited: list[UserData] = []
 
-    assert purge_user(database, "nobody", audit=lambda counts: audited.append(dict(counts))) == NOTHING
-    assert audited == [NOTHING]
+    done = purge_user(database, "nobody", audit=audited.append)
+
+    assert audited == [done] == [UserData(rows=NOTHING, actions=0)]
+
+
+def test_purge_takes_the_user_out_of_what_operators_did(
+    database: PooledPostgresqlDatabase, talk: StoredTalk, query: Query
+) -> None:
+    query("UPDATE sessions SET owner = NULL")
+    now = datetime(2026, 11, 28, 9, tzinfo=UTC)
+    about: list[tuple[str, str | None, Mapping[str, object]]] = [
+        ("sessions stop", KEY, {"eventSeqs": [1]}),
+        ("export", "ann:echo:gone", {}),  # of a session that is no more
+        ("outbox retry", None, {"user": "ann", "effects": 3}),
+        ("sessions stop", "ann2:eliza:t1", {"eventSeqs": [2]}),
+        ("outbox retry", None, {"user": "ann2", "effects": 4}),
+        ("export", "bob:ann:t1", {}),
+    ]
+    AuditStore(database).add([make_action(*each) for each in about], now=now)
+    before = {(action, operator, at) for action, operator, at in query(WHO_AND_WHEN)}
+
+    counted = count_user(database, "ann")
+    done = purge_user(database, "ann", audit=lambda _: None)
+
+    assert done == counted
+    assert done.actions == 3
+    assert {(action, operator, at) for action, operator, at in query(WHO_AND_WHEN)} == before
+    assert sorted(query("SELECT action, session_key, details FROM operator_actions"), key=repr) == sorted(
+        [
+            ("sessions stop", None, {"eventSeqs": [1], "session": "(purged)"}),
+            ("export", None, {"session": "(purged)"}),
+            ("outbox retry", None, {"user": "(purged)", "effects": 3}),
+            *about[3:],
+        ],
+        key=repr,
+    )
+    assert count_user(database, "ann").actions == 0
+
+
+def test_action_on_a_session_that_was_purged_meanwhile_does_not_name_it(
+    database: PooledPostgresqlDatabase, talk: StoredTalk, query: Query
+) -> None:
+    store = OperatorStore(database)
+    now = datetime(2026, 11, 28, 9, tzinfo=UTC)
+    store.note(make_action("export", KEY, {}), now=now)
+    assert query("SELECT session_key FROM operator_actions") == [(KEY,)]
+    query("UPDATE sessions SET owner = NULL")
+    purge_user(database, "ann", audit=lambda _: None)
+
+    store.note(make_action("export", KEY, {}), now=now)
+    store.retry_outbox(make_action("outbox retry", None, {"user": "ann"}), user_id="ann", now=now)
+
+    assert query("SELECT session_key, details FROM operator_actions") == [(None, {"session": "(purged)"})] * 2
+
+
+def test_purge_is_found_by_who_knows_the_user(database: PooledPostgresqlDatabase) -> None:
+    store = AuditStore(database)
+    now = datetime(2026, 11, 28, 9, tzinfo=UTC)
+    for user in ("ann", "bob", "ann"):
+        store.add([make_action("purge", None, {**hash_user(user), "rows": {}})], now=now)
+    store.add([make_action("outbox retry", None, {"user": "ann"})], now=now)
+
+    found = store.list_actions(purged_user="ann", limit=10)
+
+    assert [each.record.action for each in found] == ["purge", "purge"]
+    assert len({each.record.details["user_sha256"] for each in found}) == 2
+    assert store.list_actions(purged_user="an", limit=10) == []
+    assert len(store.list_actions(limit=10)) == 4
+
+
+def make_action(action: str, key: str | None, details: Mapping[str, object]) -> AuditRecord:
+    return AuditRecord(id=uuid.uuid4(), action=action, operator="op@here", session_key=key, details=details)
 
 
 @pytest.mark.parametrize("deletes", [{}, export_store.DELETES], ids=["before", "after"])
@@ -192,7 +267,7 @@ def test_session_cannot_be_claimed_during_its_purge(
     query("UPDATE sessions SET owner = NULL")
     refused: list[str] = []
 
-    def claim(_: Mapping[str, int]) -> None:
+    def claim(_: UserData) -> None:
         with open_query(dsn) as other:
             other("SET lock_timeout = '50ms'")
             with pytest.raises(psycopg2.errors.LockNotAvailable):

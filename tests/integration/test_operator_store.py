@@ -1,16 +1,18 @@
 """What operators do to the outbox: given up effects come again, and stay; what nobody fetches is given up."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
+from storage.database import connected, open_database
 from storage.operator_store import OperatorStore, OutboxChange
 from storage.outbox_store import OutboxStore
-from storage.records import AuditRecord, EffectStatus
-from tests.postgres import Conversation, Query, RecordingWriter
+from storage.records import AuditRecord, EffectStatus, TurnStatus
+from tests.postgres import Conversation, Query, RecordingWriter, error, open_query, wait_until
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
 
@@ -113,3 +115,43 @@ def test_rehearsal_waits_for_no_lock_and_leaves_none(
     assert set(held) == {"AccessShareLock"}, "what a SELECT takes, which is in the way of no write"
     assert act(is_rehearsal=False) == said
     assert said.effects == 5
+
+
+def test_dead_letter_that_somebody_sees_to_meanwhile_is_not_put_aside(
+    conversation: Conversation, query: Query, dsn: str
+) -> None:
+    event = conversation.say()
+    conversation.answer(error(event.seq), ends=event, status=TurnStatus.FAILED)
+
+    def discard(who: str) -> bool:
+        audit = AuditRecord(
+            id=uuid.uuid4(), action="dead discard", operator=who, session_key=conversation.key, event_seq=event.seq
+        )
+        database = open_database(dsn, application_name="callboard test")
+        with connected(database):
+            is_done = OperatorStore(database).discard_dead(audit, now=LATER)
+        database.close_all()
+        return is_done
+
+    with open_query(dsn) as other, ThreadPoolExecutor(1) as threads:
+        other("BEGIN")
+        other("UPDATE sessions SET last_active_at = now()")  # as a write of the session's does
+        waiting = threads.submit(discard, "ann@here")
+        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: bool(query(waits)))
+        retry = "INSERT INTO operator_actions VALUES (gen_random_uuid(), 'dead retry', 'bob@here', %s, %s, '{}', now())"
+        other(retry, conversation.key, event.seq)
+        other("COMMIT")
+        assert waiting.result(timeout=5) is False
+    assert query("SELECT operator FROM operator_actions") == [("bob@here",)]
+
+
+def test_dead_letter_is_put_aside_once(store: OperatorStore, conversation: Conversation, query: Query) -> None:
+    event = conversation.say()
+    conversation.answer(error(event.seq), ends=event, status=TurnStatus.FAILED)
+    audits = [
+        AuditRecord(id=uuid.uuid4(), action="dead discard", operator=who, session_key=conversation.key, event_seq=1)
+        for who in ("ann@here", "bob@here")
+    ]
+    assert [store.discard_dead(audit, now=LATER) for audit in audits] == [True, False]
+    assert query("SELECT operator, event_seq FROM operator_actions") == [("ann@here", 1)]
