@@ -131,11 +131,8 @@ class Access:
         return str(self.settings.data_dir) if url is None else describe_dsn(url)
 
     @contextmanager
-    def open_stored(self, *, any_schema: bool = False) -> Iterator[Stored]:
+    def open_stored(self) -> Iterator[Stored]:
         """Give the stored data.
-
-        Args:
-            any_schema: True to take them whatever their schema.
 
         Raises:
             AdminError: If they cannot be used.
@@ -144,8 +141,7 @@ class Access:
             database = open_database(dsn, application_name="callboard-admin")
             try:
                 with connected(database):
-                    if not any_schema:
-                        require_schema(database)
+                    require_schema(database)
                     yield Stored(
                         dsn, database, InspectionStore(database), OperatorStore(database), AuditStore(database)
                     )

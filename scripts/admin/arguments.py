@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from enum import Enum
+from typing import Any, Final, TypedDict, TypeVar
 
 import click
 
@@ -82,9 +83,37 @@ DURATION_S: Final = DurationType()
 SINCE: Final = SinceType()
 
 
+class LogPart(TypedDict):
+    """Which part of one of a session's tables is wanted; `log_options` reads it, `InspectionStore.list_...` takes it.
+
+    Attributes:
+        after: What has a higher number.
+        since: What is not older; None for any age.
+        limit: How many at most.
+    """
+
+    after: int
+    since: datetime | None
+    limit: int
+
+
 def key_argument(function: Function) -> Function:
     """Add the argument KEY."""
     return click.argument("session_key", metavar="KEY", type=KEY)(function)
+
+
+def log_options(function: Function) -> Function:
+    """Add the argument KEY, and `--after`, `--since` and `--limit`: a `LogPart`."""
+    for add in reversed((key_argument, after_option, since_option, limit_option(100))):
+        function = add(function)
+    return function
+
+
+def after_option(function: Function) -> Function:
+    """Add `--after`."""
+    return click.option("--after", default=0, type=click.IntRange(0, 2**63 - 1), help="Those above this number.")(
+        function
+    )
 
 
 def since_option(function: Function) -> Function:
@@ -99,7 +128,41 @@ def limit_option(default: int) -> Callable[[Function], Function]:
     )
 
 
+def member_option(name: str, members: type[Enum], help_: str) -> Callable[[Function], Function]:
+    """Return a decorator that adds an option whose value is a member of a str Enum, or None."""
+    return click.option(
+        name,
+        type=click.Choice([member.value for member in members]),
+        callback=lambda _context, _option, value: None if value is None else members(value),
+        help=help_,
+    )
+
+
+def text_option(authors: str) -> Callable[[Function], Function]:
+    """Return a decorator that adds `--text`, without which nothing is shown of what `authors` wrote."""
+    return click.option("--text", "with_text", is_flag=True, help=f"Also what {authors} wrote.")
+
+
+def user_option(function: Function) -> Function:
+    """Add `--user`, for those of all users if it is not given."""
+    return click.option("--user", help="Of this user.")(function)
+
+
+def agent_option(function: Function) -> Function:
+    """Add `--agent`, for those with all agents if it is not given."""
+    return click.option("--agent", help="With this agent.")(function)
+
+
+def dry_run_option(help_: str) -> Callable[[Function], Function]:
+    """Return a decorator that adds `--dry-run`."""
+    return click.option("--dry-run", is_flag=True, help=help_)
+
+
+def yes_option(function: Function) -> Function:
+    """Add `--yes`."""
+    return click.option("--yes", is_flag=True, help="Do not ask.")(function)
+
+
 def action_options(function: Function) -> Function:
     """Add `--dry-run` and `--yes`."""
-    function = click.option("--yes", is_flag=True, help="Do not ask.")(function)
-    return click.option("--dry-run", is_flag=True, help="Count, and change nothing.")(function)
+    return dry_run_option("Count, and change nothing.")(yes_option(function))

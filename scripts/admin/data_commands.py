@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from scripts.admin.access import Access, confirm, make_audit, pass_access
-from scripts.admin.arguments import key_argument
+from scripts.admin.arguments import action_options, dry_run_option, key_argument, yes_option
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import json_option, print_json, tell_bytes, tell_span
 from server.layer_settings import make_retention_policy
@@ -78,8 +78,7 @@ def note_done(access: Access, action: str, *, session_key: str | None = None, **
 
 @click.command(short_help="Delete all that is stored of a user.")
 @click.option("--user", required=True, help="Whose.")
-@click.option("--dry-run", is_flag=True, help="Count, and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@action_options
 @json_option
 @pass_access
 def purge(access: Access, user: str, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -118,7 +117,7 @@ def describe_data(found: UserData) -> str:
 
 
 @click.command(short_help="Bring the schema up to this version.")
-@click.option("--dry-run", is_flag=True, help="Say what is missing, and change nothing.")
+@dry_run_option("Say what is missing, and change nothing.")
 @json_option
 @pass_access
 def migrate(access: Access, dry_run: bool, as_json: bool) -> None:
@@ -178,7 +177,7 @@ def backup(access: Access, file: Path, overwrite: bool, as_json: bool) -> None:
 
 @click.command(short_help="Read all data from a file.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @json_option
 @pass_access
 def restore(access: Access, file: Path, yes: bool, as_json: bool) -> None:

@@ -6,10 +6,20 @@ from typing import Any
 import click
 
 from scripts.admin.access import Access, Stored, confirm, make_audit, pass_access
-from scripts.admin.arguments import KEY, action_options, key_argument, limit_option, since_option
+from scripts.admin.arguments import (
+    KEY,
+    action_options,
+    agent_option,
+    dry_run_option,
+    key_argument,
+    limit_option,
+    since_option,
+    text_option,
+    user_option,
+)
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.offline import retry_offline
-from scripts.admin.output import json_option, print_facts, print_json, print_table
+from scripts.admin.output import json_option, print_facts, print_json, print_listing, print_table
 from storage.inspection_records import DeadLetter
 
 
@@ -22,8 +32,8 @@ event_argument = click.argument("event_seq", metavar="EVENT", type=click.IntRang
 
 
 @dead.command("list", short_help="Those that nobody has seen to.")
-@click.option("--user", help="Of this user.")
-@click.option("--agent", help="With this agent.")
+@user_option
+@agent_option
 @since_option
 @limit_option(50)
 @json_option
@@ -34,18 +44,15 @@ def list_(
     """List dead letters that no operator has seen to, those that failed last first."""
     with access.open_stored() as stored:
         found = stored.inspection.list_dead(user_id=user, agent_id=agent, since=since, limit=limit)
-    if as_json:
-        print_json({"dead": found})
-        return
-    rows = [(each.session_key, each.event_seq, each.attempt, each.failed_at, each.error) for each in found]
+    rows = ((each.session_key, each.event_seq, each.attempt, each.failed_at, each.error) for each in found)
     columns = ("session", ">event", ">tries", "failed (UTC)", "error")
-    print_table(columns, rows, empty="There is no dead letter.")
+    print_listing({"dead": found}, columns, rows, as_json=as_json, empty="There is no dead letter.")
 
 
 @dead.command(short_help="One, with all of its attempts.")
 @key_argument
 @event_argument
-@click.option("--text", "with_text", is_flag=True, help="Also what the user wrote.")
+@text_option("the user")
 @json_option
 @pass_access
 def show(access: Access, session_key: str, event_seq: int, with_text: bool, as_json: bool) -> None:
@@ -70,7 +77,7 @@ def show(access: Access, session_key: str, event_seq: int, with_text: bool, as_j
 @dead.command(short_help="Run one again.")
 @key_argument
 @event_argument
-@click.option("--dry-run", is_flag=True, help="Change nothing.")
+@dry_run_option("Change nothing.")
 @json_option
 @pass_access
 def retry(access: Access, session_key: str, event_seq: int, dry_run: bool, as_json: bool) -> None:
@@ -158,10 +165,7 @@ def audit(
     """List what operators have done, the latest first."""
     with access.open_stored() as stored:
         found = stored.audit.list_actions(session_key=session_key, since=since, purged_user=purged, limit=limit)
-    if as_json:
-        print_json({"actions": found})
-        return
-    rows = [
+    rows = (
         (
             each.created_at,
             each.record.action,
@@ -171,6 +175,6 @@ def audit(
             ", ".join(f"{name}={value}" for name, value in each.record.details.items()),
         )
         for each in found
-    ]
+    )
     columns = ("at (UTC)", "action", "operator", "session", ">event", "details")
-    print_table(columns, rows, empty="There is no such action.")
+    print_listing({"actions": found}, columns, rows, as_json=as_json, empty="There is no such action.")

@@ -1,19 +1,18 @@
 """`events`, `effects`, `turns`, `checkpoints`, `tail`, `replay`: one session's log."""
 
 import time
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Unpack
 
 import click
 import msgspec
 from rich.text import Text
 
 from scripts.admin.access import Access, Stored, pass_access
-from scripts.admin.arguments import key_argument, limit_option, since_option
+from scripts.admin.arguments import LogPart, key_argument, log_options, member_option, text_option
 from scripts.admin.failures import AdminError, ExitCode
-from scripts.admin.output import json_option, make_console, print_json, print_table, tell, tell_bytes
-from storage.inspection_records import StoredEffect
+from scripts.admin.output import json_option, make_console, print_json, print_listing, tell, tell_bytes
+from storage.inspection_records import StoredEffect, StoredEvent
 from storage.records import EffectStatus, EventType, TurnStatus
 from storage.replay import Screen, ShownExchange, replay_screen
 from storage.replay_store import replay_frames
@@ -23,43 +22,33 @@ POLL_S: Final = 0.2
 REQUEST_CHARS: Final = 16
 """So much of a request's id is shown where each effect is a line; JSON has all of it."""
 
-after_option = click.option("--after", default=0, type=click.IntRange(0, 2**63 - 1), help="Those above this number.")
-
 
 @click.command(short_help="What came in.")
-@key_argument
-@after_option
-@since_option
-@limit_option(100)
-@click.option("--text", "with_text", is_flag=True, help="Also what users wrote.")
+@log_options
+@text_option("users")
 @json_option
 @pass_access
-def events(
-    access: Access,
-    session_key: str,
-    after: int,
-    since: datetime | None,
-    limit: int,
-    with_text: bool,
-    as_json: bool,
-) -> None:
+def events(access: Access, session_key: str, with_text: bool, as_json: bool, **part: Unpack[LogPart]) -> None:
     """List a session's events; what users wrote is shown only if asked for."""
     with access.open_stored() as stored:
         stored.require_session(session_key)
-        found = stored.inspection.list_events(session_key, after=after, since=since, limit=limit)
-    if as_json:
-        print_json({"events": found if with_text else [strip_text(each) for each in found]})
-        return
-    rows = []
-    for each in found:
-        is_message = each.type is EventType.USER_MESSAGE
-        words = each.payload.get("message", "") if is_message and with_text else tell_bytes(each.text_bytes)
-        about = words if is_message else describe_cancel(each.payload)
-        rows.append((each.seq, each.type, each.request_id, each.created_at, about))
-    print_table((">seq", "type", "request", "at (UTC)", "message"), rows, empty="There is no such event.")
+        found = stored.inspection.list_events(session_key, **part)
+    rows = (event_row(each, with_text=with_text) for each in found)
+    document = {"events": found if with_text else [strip_text(each) for each in found]}
+    columns = (">seq", "type", "request", "at (UTC)", "message")
+    print_listing(document, columns, rows, as_json=as_json, empty="There is no such event.")
 
 
-def strip_text(event: Any) -> dict[str, Any]:
+def event_row(event: StoredEvent, *, with_text: bool) -> tuple[object, ...]:
+    """Return an event's row."""
+    if event.type is not EventType.USER_MESSAGE:
+        about = describe_cancel(event.payload)
+    else:
+        about = event.payload.get("message", "") if with_text else tell_bytes(event.text_bytes)
+    return event.seq, event.type, event.request_id, event.created_at, about
+
+
+def strip_text(event: StoredEvent) -> dict[str, Any]:
     """Return an event without what a user wrote."""
     payload = {name: value for name, value in event.payload.items() if name != "message"}
     return {name: getattr(event, name) for name in event.__slots__} | {"payload": payload}
@@ -73,39 +62,24 @@ def describe_cancel(payload: Mapping[str, Any]) -> str:
 
 
 @click.command(short_help="What goes out.")
-@key_argument
-@after_option
-@since_option
-@click.option("--status", type=click.Choice([status.value for status in EffectStatus]), help="In this status.")
-@limit_option(100)
-@click.option("--text", "with_text", is_flag=True, help="Also what users and agents wrote.")
+@log_options
+@member_option("--status", EffectStatus, "In this status.")
+@text_option("users and agents")
 @json_option
 @pass_access
 def effects(
     access: Access,
     session_key: str,
-    after: int,
-    since: datetime | None,
-    status: str | None,
-    limit: int,
+    status: EffectStatus | None,
     with_text: bool,
     as_json: bool,
+    **part: Unpack[LogPart],
 ) -> None:
     """List a session's effects; what is in them is shown only if asked for."""
     with access.open_stored() as stored:
         stored.require_session(session_key)
-        found = stored.inspection.list_effects(
-            session_key,
-            after=after,
-            since=since,
-            status=None if status is None else EffectStatus(status),
-            limit=limit,
-        )
-    if as_json:
-        hidden = () if with_text else ("value", "message")
-        print_json({"effects": [effect_document(each, hidden) for each in found]})
-        return
-    rows = [
+        found = stored.inspection.list_effects(session_key, status=status, **part)
+    rows = (
         (
             each.seq,
             each.payload["type"],
@@ -116,13 +90,15 @@ def effects(
             read_text(each.payload) if with_text else tell_bytes(len(read_text(each.payload).encode())),
         )
         for each in found
-    ]
+    )
+    document = {"effects": [effect_document(each, with_text=with_text) for each in found]}
     columns = (">seq", "type", ">event", "status", ">tries", "at (UTC)", "text")
-    print_table(columns, rows, empty="There is no such effect.")
+    print_listing(document, columns, rows, as_json=as_json, empty="There is no such effect.")
 
 
-def effect_document(effect: StoredEffect, hidden: Sequence[str]) -> dict[str, Any]:
-    """Return an effect without the fields that are hidden."""
+def effect_document(effect: StoredEffect, *, with_text: bool) -> dict[str, Any]:
+    """Return an effect, without what users and agents wrote unless that is wanted."""
+    hidden = () if with_text else ("value", "message")
     payload = {name: value for name, value in effect.payload.items() if name not in hidden}
     return {name: getattr(effect, name) for name in effect.__slots__} | {"payload": payload}
 
@@ -133,60 +109,37 @@ def read_text(payload: Mapping[str, Any]) -> str:
 
 
 @click.command(short_help="Attempts and outcomes.")
-@key_argument
-@after_option
-@since_option
-@click.option("--status", type=click.Choice([status.value for status in TurnStatus]), help="In this status.")
-@limit_option(100)
+@log_options
+@member_option("--status", TurnStatus, "In this status.")
 @json_option
 @pass_access
-def turns(
-    access: Access,
-    session_key: str,
-    after: int,
-    since: datetime | None,
-    status: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+def turns(access: Access, session_key: str, status: TurnStatus | None, as_json: bool, **part: Unpack[LogPart]) -> None:
     """List the attempts at a session's turns."""
     with access.open_stored() as stored:
         stored.require_session(session_key)
-        found = stored.inspection.list_turns(
-            session_key, after=after, since=since, status=None if status is None else TurnStatus(status), limit=limit
-        )
-    if as_json:
-        print_json({"turns": found})
-        return
-    rows = [(each.event_seq, each.attempt, each.status, each.latency_ms, each.started_at, each.error) for each in found]
+        found = stored.inspection.list_turns(session_key, status=status, **part)
+    rows = ((each.event_seq, each.attempt, each.status, each.latency_ms, each.started_at, each.error) for each in found)
     columns = (">event", ">attempt", "status", ">ms", "begun (UTC)", "error")
-    print_table(columns, rows, empty="There is no such turn.")
+    print_listing({"turns": found}, columns, rows, as_json=as_json, empty="There is no such turn.")
 
 
 @click.command(short_help="Agents' states after turns.")
-@key_argument
-@after_option
-@since_option
-@limit_option(100)
+@log_options
 @json_option
 @pass_access
-def checkpoints(
-    access: Access, session_key: str, after: int, since: datetime | None, limit: int, as_json: bool
-) -> None:
+def checkpoints(access: Access, session_key: str, as_json: bool, **part: Unpack[LogPart]) -> None:
     """List a session's checkpoints, without what agents have put into them."""
     with access.open_stored() as stored:
         stored.require_session(session_key)
-        found = stored.inspection.list_checkpoints(session_key, after=after, since=since, limit=limit)
-    if as_json:
-        print_json({"checkpoints": found})
-        return
-    rows = [(each.event_seq, tell_bytes(each.state_bytes), each.created_at, each.checkpoint_id) for each in found]
-    print_table((">event", ">size", "at (UTC)", "id"), rows, empty="There is no such checkpoint.")
+        found = stored.inspection.list_checkpoints(session_key, **part)
+    rows = ((each.event_seq, tell_bytes(each.state_bytes), each.created_at, each.checkpoint_id) for each in found)
+    columns = (">event", ">size", "at (UTC)", "id")
+    print_listing({"checkpoints": found}, columns, rows, as_json=as_json, empty="There is no such checkpoint.")
 
 
 @click.command(short_help="Follow one, live.")
 @key_argument
-@click.option("--text", "with_text", is_flag=True, help="Also what users and agents wrote.")
+@text_option("users and agents")
 @click.option("--from-start", is_flag=True, help="From the first effect on.")
 @click.option("--count", type=click.IntRange(1), help="End after so many effects.")
 @json_option
@@ -209,8 +162,7 @@ def tail(access: Access, session_key: str, with_text: bool, from_start: bool, co
 def print_effect(effect: StoredEffect, *, with_text: bool, as_json: bool) -> None:
     """Print an effect in a line."""
     if as_json:
-        hidden = () if with_text else ("value", "message")
-        click.echo(msgspec.json.encode(effect_document(effect, hidden)))
+        click.echo(msgspec.json.encode(effect_document(effect, with_text=with_text)))
         return
     payload = effect.payload
     words = [f"{effect.created_at:%H:%M:%S.%f}"[:-3], f"{effect.seq:>6}", f"event {payload.get('eventSeq', '-')}"]

@@ -1,17 +1,18 @@
 """`outbox`: what is on its way to clients, and what was given up."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import click
 
 from scripts.admin.access import Access, confirm, make_audit, pass_access
-from scripts.admin.arguments import DURATION_S, KEY, action_options
+from scripts.admin.arguments import DURATION_S, KEY, action_options, user_option
 from scripts.admin.output import json_option, print_facts, print_json, tell_span
 from storage.operator_store import OutboxChange
 from storage.records import EffectStatus
 
 key_option = click.option("--key", "session_key", type=KEY, help="Of one session.")
-user_option = click.option("--user", help="Of one user.")
 
 
 @click.group(short_help="What is on its way, and what was given up.")
@@ -53,14 +54,14 @@ def retry(access: Access, session_key: str | None, user: str | None, dry_run: bo
     Sessions that a server has in memory are left out: they leave it once they have been idle for SESSION_IDLE_S.
     """
     audit = make_audit("outbox retry", session_key=session_key, user=user)
+
+    def ask(change: OutboxChange) -> str:
+        again = f" {change.again:,} delivered ones come along." if change.again else ""
+        return f"Deliver {describe(change)} after all?{again}"
+
     with access.open_stored() as stored:
-        change = stored.operator.retry_outbox(
-            audit, session_key=session_key, user_id=user, now=datetime.now(UTC), is_rehearsal=True
-        )
-        if not dry_run and change.effects:
-            again = f" {change.again:,} delivered ones come along." if change.again else ""
-            confirm(f"Deliver {describe(change)} after all?{again}", yes=yes)
-            change = stored.operator.retry_outbox(audit, session_key=session_key, user_id=user, now=datetime.now(UTC))
+        carry_out = partial(stored.operator.retry_outbox, audit, session_key=session_key, user_id=user)
+        change = rehearse(carry_out, ask, dry_run=dry_run, yes=yes)
     print_change(change, "Would deliver" if dry_run else "Will deliver", as_json, dry_run=dry_run)
 
 
@@ -84,14 +85,27 @@ def expire(
     audit = make_audit("outbox expire", session_key=session_key, user=user, older_than_s=older_than)
     before = datetime.now(UTC) - timedelta(seconds=older_than)
     with access.open_stored() as stored:
-        expire_outbox = stored.operator.expire_outbox
-        change = expire_outbox(
-            audit, before=before, session_key=session_key, user_id=user, now=datetime.now(UTC), is_rehearsal=True
-        )
-        if not dry_run and change.effects:
-            confirm(f"Give up {describe(change)}?", yes=yes)
-            change = expire_outbox(audit, before=before, session_key=session_key, user_id=user, now=datetime.now(UTC))
+        carry_out = partial(stored.operator.expire_outbox, audit, before=before, session_key=session_key, user_id=user)
+        change = rehearse(carry_out, lambda change: f"Give up {describe(change)}?", dry_run=dry_run, yes=yes)
     print_change(change, "Would give up" if dry_run else "Gave up", as_json, dry_run=dry_run)
+
+
+def rehearse(
+    carry_out: Callable[..., OutboxChange], ask: Callable[[OutboxChange], str], *, dry_run: bool, yes: bool
+) -> OutboxChange:
+    """Find out how much there is to do, ask, and do it; return what was done, or would be.
+
+    Args:
+        carry_out: Does it, or with `is_rehearsal` says what it would do.
+        ask: Returns the question.
+        dry_run: Only find out.
+        yes: Do not ask.
+    """
+    change = carry_out(now=datetime.now(UTC), is_rehearsal=True)
+    if not dry_run and change.effects:
+        confirm(ask(change), yes=yes)
+        change = carry_out(now=datetime.now(UTC))
+    return change
 
 
 def describe(change: OutboxChange) -> str:

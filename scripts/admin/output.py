@@ -1,7 +1,7 @@
 """How commands answer: tables for people, or JSON."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -31,6 +31,24 @@ def make_console() -> Console:
 def print_json(document: object) -> None:
     """Print a document; times are ISO 8601, dataclasses objects."""
     click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+
+
+def print_listing(
+    document: object, columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool, empty: str
+) -> None:
+    """Print what was found: as JSON, or as a table.
+
+    Args:
+        document: The JSON.
+        columns: The table's; see `print_table`.
+        rows: The table's; not looked at for JSON.
+        as_json: Which of them.
+        empty: What to say if there are no rows.
+    """
+    if as_json:
+        print_json(document)
+    else:
+        print_table(columns, list(rows), empty=empty)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:

@@ -9,10 +9,18 @@ from rich.text import Text
 from rich.tree import Tree
 
 from scripts.admin.access import Access, make_audit, pass_access
-from scripts.admin.arguments import DURATION_S, key_argument, limit_option
+from scripts.admin.arguments import (
+    DURATION_S,
+    agent_option,
+    dry_run_option,
+    key_argument,
+    limit_option,
+    member_option,
+    user_option,
+)
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.offline import stop_offline
-from scripts.admin.output import json_option, make_console, print_json, print_table, tell, tell_span
+from scripts.admin.output import json_option, make_console, print_json, print_listing, tell, tell_span
 from storage.inspection_records import SessionFilter, StoredSession, StoredState
 
 WAKE_ADVICE: Final = "no node runs: what waits is processed at the next start"
@@ -24,9 +32,9 @@ def sessions() -> None:
 
 
 @sessions.command("list", short_help="Those that there are, active last first.")
-@click.option("--user", help="Of this user.")
-@click.option("--agent", help="With this agent.")
-@click.option("--state", type=click.Choice([state.value for state in StoredState]), help="In this state.")
+@user_option
+@agent_option
+@member_option("--state", StoredState, "In this state.")
 @click.option("--stuck", is_flag=True, help="With something to do, and without a word since --stuck-after.")
 @click.option("--stuck-after", type=DURATION_S, default="30s", show_default=True, help="When one is stuck.")
 @limit_option(50)
@@ -36,7 +44,7 @@ def list_(
     access: Access,
     user: str | None,
     agent: str | None,
-    state: str | None,
+    state: StoredState | None,
     stuck: bool,
     stuck_after: float,
     limit: int,
@@ -50,20 +58,18 @@ def list_(
     wanted = SessionFilter(
         user_id=user,
         agent_id=agent,
-        state=None if state is None else StoredState(state),
+        state=state,
         stuck_s=stuck_after if stuck else None,
     )
     with access.open_stored() as stored:
         found = stored.inspection.list_sessions(wanted, limit=limit)
-    if as_json:
-        print_json({"sessions": found})
-        return
-    rows = [
+    rows = (
         (each.session_key, each.state, each.unprocessed, each.undelivered, each.owner, tell_span(each.quiet_s))
         for each in found
-    ]
+    )
     columns = ("session", "state", ">to do", ">undel.", "owner", ">quiet")
-    print_table(columns, rows, empty="No session is stuck." if stuck else "There is no such session.")
+    empty = "No session is stuck." if stuck else "There is no such session."
+    print_listing({"sessions": found}, columns, rows, as_json=as_json, empty=empty)
 
 
 @sessions.command(short_help="All that is known of one.")
@@ -132,7 +138,7 @@ def render_turn(turn: Mapping[str, Any]) -> str:
 @sessions.command(short_help="End what runs in one.")
 @key_argument
 @click.option("--all", "reaches_all", is_flag=True, help="Also what waits behind it.")
-@click.option("--dry-run", is_flag=True, help="Say what would end.")
+@dry_run_option("Say what would end.")
 @json_option
 @pass_access
 def stop(access: Access, session_key: str, reaches_all: bool, dry_run: bool, as_json: bool) -> None:
