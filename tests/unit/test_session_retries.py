@@ -5,7 +5,7 @@ from actors.session_state import Situation
 from actors.session_write import MAX_LOSSES, MAX_STALLS
 from storage.records import TurnStatus
 from tests.unit.session_model import RETRIES, SessionPlay
-from tests.unit.test_session_state import crash, is_idle, start_running
+from tests.unit.session_stage import crash, is_idle, start_running
 
 # Failures
 
