@@ -3,9 +3,9 @@
 import asyncio
 
 from storage.retention_records import SweepCounts
+from tests.integration.node_stage import Client, Play, Stage, connect, eventually
+from tests.integration.node_stage import play as play
 from tests.integration.sweeps import DAY_S, HOUR_S, open_sweeps
-from tests.integration.test_session_on_postgres import Client, Play, Stage, connect, eventually
-from tests.integration.test_session_on_postgres import play as play
 
 PAST_S = 3 * DAY_S
 

@@ -20,7 +20,7 @@ from storage.records import EffectStatus, SessionClaim, SessionClaimed, TurnStar
 from storage.writer import RECONNECT_FIRST_S, Pauses
 from storage.writer_connection import WriterTransaction
 from tests.integration.conftest import OpenWriter, find_memory_folder
-from tests.integration.test_writer import Observer
+from tests.integration.recording_observer import Observer
 from tests.postgres import (
     UNREACHABLE_DSN,
     Conversation,
