@@ -2,7 +2,7 @@
 
 Each setting has an option and a variable; the option wins. An error names both and the value, so that whoever started
 the server knows what to change. Nothing else reads the environment, but for where a user's files belong
-(`XDG_DATA_HOME`, `XDG_RUNTIME_DIR`, in storage.embedded).
+(`XDG_DATA_HOME` in storage.data_directory, `XDG_RUNTIME_DIR` in storage.socket_folder).
 """
 
 import ipaddress
@@ -25,7 +25,7 @@ from server.setting_parsers import (
     switch,
     whole_number,
 )
-from storage.embedded import default_data_dir
+from storage.data_directory import default_data_dir
 
 
 class ConfigError(Exception):

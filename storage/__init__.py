@@ -13,6 +13,8 @@
 
     StorageWriter ──> SetAside (what met somebody's lock, while others go ahead)
 
+    EmbeddedPostgres ──> DataDirectory, ServerLocks, postmaster, socket_folder, service_account, postgres_settings
+
     For operators: InspectionStore, AuditStore, OperatorStore (the outbox, by hand), verification, replay, export_store
 
     backup      writes all into a file while servers run, and restores it into an empty database, whole or not at all

@@ -19,8 +19,9 @@ from typing import Any
 import psycopg2
 import pytest
 
-from storage import embedded, service_account
-from storage.embedded import EmbeddedPostgres, default_data_dir
+from storage import embedded, patience, service_account
+from storage.data_directory import default_data_dir
+from storage.embedded import EmbeddedPostgres
 from storage.errors import EmbeddedPostgresError
 from storage.service_account import add_search_permission
 
@@ -250,7 +251,7 @@ def test_two_data_dirs_run_side_by_side(start: Start, data_dir: Path, tmp_path: 
 
 
 def test_wait_for_start_lock_is_reported(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_FIRST_REPORT_S", 0.1)
+    monkeypatch.setattr(patience, "FIRST_REPORT_S", 0.1)
     messages: list[str] = []
     with (data_dir / "start.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
