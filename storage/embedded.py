@@ -37,7 +37,15 @@ from storage.data_directory import CHOOSE_ANOTHER, DataDirectory, os_errors_tran
 from storage.errors import EmbeddedPostgresError
 from storage.patience import Patience
 from storage.postgres_settings import HBA_LINES, render_ident, render_settings
-from storage.postmaster import PORT, PidFile, make_dsn, read_pid_file, remove_stale_pid_files
+from storage.postmaster import (
+    PORT,
+    PidFile,
+    ask_to_stop,
+    can_see_processes,
+    make_dsn,
+    read_pid_file,
+    remove_stale_pid_files,
+)
 from storage.server_locks import ServerLocks, is_last_user, join_users
 from storage.service_account import (
     MAJOR_VERSION,
@@ -241,11 +249,19 @@ class EmbeddedPostgres:
         deadline_s = time.monotonic() + _STOP_TIMEOUT_S
         patience = Patience(self._report)
         while not self._locks.is_postgres_gone() and time.monotonic() < deadline_s:
-            # pg_ctl fails while a server that has only just been launched has no pid file yet.
-            stop = [str(self._programs / "pg_ctl"), "stop", "--no-wait", "--silent", "--mode=fast"]
-            asked = asked or self._account.run(stop, environment={"PGDATA": str(self._cluster)}) == 0
+            asked = asked or self._ask_to_stop()  # what has only just been launched has no pid file yet
             patience.wait(f"Stopping PostgreSQL in {self._cluster}")
         remove_distant_socket_folder(self._data_dir, self._account)
+
+    def _ask_to_stop(self) -> bool:
+        """Ask for a fast shutdown, by ourselves where we can: pg_ctl wants to reach the cluster, as its account.
+
+        Somebody may have closed a folder above to that account meanwhile, which the server itself does not mind.
+        """
+        if can_see_processes():
+            return ask_to_stop(self._cluster)
+        stop = [str(self._programs / "pg_ctl"), "stop", "--no-wait", "--silent", "--mode=fast"]
+        return self._account.run(stop, environment={"PGDATA": str(self._cluster)}) == 0
 
     # Connections
 

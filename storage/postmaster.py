@@ -1,5 +1,7 @@
 """The process that is an embedded PostgreSQL server, as its own files tell of it, and how it is connected to."""
 
+import os
+import signal
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +46,8 @@ def remove_stale_pid_files(cluster: Path, socket_folder: Path) -> None:
     Raises:
         EmbeddedPostgresError: When a server runs here that was not started by Callboard.
     """
-    if not Path("/proc/self/cwd").exists():
-        return  # without Linux's /proc the decision is left to PostgreSQL
+    if not can_see_processes():
+        return  # then the decision is left to PostgreSQL
     pid_file = read_pid_file(cluster)
     if pid_file is not None and _works_in(pid_file.pid, cluster):
         raise EmbeddedPostgresError(
@@ -53,6 +55,23 @@ def remove_stale_pid_files(cluster: Path, socket_folder: Path) -> None:
         )
     (cluster / "postmaster.pid").unlink(missing_ok=True)
     (socket_folder / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
+
+
+def can_see_processes() -> bool:
+    """Tell whether there is Linux's /proc, which says where a process works."""
+    return Path("/proc/self/cwd").exists()
+
+
+def ask_to_stop(cluster: Path) -> bool:
+    """Ask the server for a fast shutdown; False if none runs here that has told its process id."""
+    pid_file = read_pid_file(cluster)
+    if pid_file is None or not _works_in(pid_file.pid, cluster):
+        return False
+    try:
+        os.kill(pid_file.pid, signal.SIGINT)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def make_dsn(socket_folder: bytes, *, role: str, database: str, peer: str) -> str:

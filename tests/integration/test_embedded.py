@@ -448,6 +448,20 @@ def test_unreachable_parent_opens_for_account_alone(start: Start, tmp_path: Path
 
 
 @only_root
+@only_linux
+def test_postgres_stops_behind_a_folder_closed_meanwhile(start: Start, tmp_path: Path, messages: list[str]) -> None:
+    hidden = tmp_path / "hidden"
+    (hidden / "data").mkdir(parents=True)
+    server = start(hidden / "data")
+    hidden.chmod(0o700)  # which takes the account's grant away, too
+
+    server.stop()
+
+    assert not is_running(hidden / "data")
+    assert not any("waited" in message for message in messages)
+
+
+@only_root
 def test_unreachable_programs_are_copied(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = service_account._find_install().parent
     for folder in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
