@@ -9,14 +9,14 @@ its mail; only then may it be let go. A message can therefore neither be lost wi
 Passivation is one ordered queue and one timer for all sessions, however many there are.
 
 An actor that fails is started anew after a pause, in which its session's messages wait here; one that fails again and
-again is left alone for a while (`circuit`), and its session's messages are refused. No message passes one of the same
-session: a failed actor refuses its mail until this one has heard of the failure and asks it to exit, which comes behind
-all that was forwarded.
+again is left alone for a while, and its session's messages are refused (`recoveries`). No message passes one of the
+same session: a failed actor refuses its mail until this one has heard of the failure and asks it to exit, which comes
+behind all that was forwarded.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 from functools import partial
@@ -26,8 +26,8 @@ from thespian.actors import ActorAddress, ActorExitRequest, ChildActorExited, De
 
 from actors.admin_messages import DescribeDirector, DirectorDescribed, LiveSessionListed, WakeSession
 from actors.base import BaseActor
-from actors.circuit import MAX_FAILURES, WINDOW_S, Circuit
-from actors.effect_frames import RETRY_AFTER_MS
+from actors.circuit import MAX_FAILURES, WINDOW_S
+from actors.effect_frames import make_refusal
 from actors.live_sessions import LiveSession, LiveSessions
 from actors.messages import (
     ConfirmClaim,
@@ -44,20 +44,12 @@ from actors.messages import (
     SubmitCancel,
     SubmitUserMessage,
 )
-from actors.services import ReadsPort
+from actors.orphan_poll import PollPace, look_after_others
+from actors.recoveries import Recoveries, Recovery
 from actors.session import SessionActor
 from actors.session_ends import FAILED_TEXT
-from storage.errors import TransactionConflict
 
 log = logging.getLogger(__name__)
-
-ORPHANS_PER_POLL: Final = 10
-"""How many unprocessed sessions are picked up at a time: the rest follows at the next poll, 200 a second by default. So
-what a server finds at its start neither holds up those who come by themselves nor asks all its agents at once."""
-
-MAX_POLL_PATIENCE: Final = 20
-"""How many intervals pass at most between two polls while there is nothing to pick up. With the default of 50 ms that
-is a second; polled every 50 ms, an idle server took 3 % of a core, its PostgreSQL included."""
 
 PASSIVATION_PAUSE_S: Final = 0.01
 """At least so long between two looks for idle sessions that may leave: those that expire together leave together."""
@@ -93,14 +85,6 @@ class _ForgetFailures:
     session_key: str
 
 
-@dataclass(slots=True)
-class _Recovery:
-    """A session whose actor failed lately, and the messages that wait for its next one."""
-
-    circuit: Circuit = field(default_factory=Circuit)
-    waiting: list[SubmitUserMessage | SubmitCancel] = field(default_factory=list)
-
-
 class SessionDirector(BaseActor):
     """One per node."""
 
@@ -111,11 +95,10 @@ class SessionDirector(BaseActor):
     def __init__(self) -> None:
         super().__init__()
         self._live = LiveSessions()
-        self._recoveries: dict[str, _Recovery] = {}
+        self._recoveries = Recoveries()
         self._drained: Callable[[], None] | None = None
         self._halted = False
         self._poll_failed = False
-        self._polls_in_vain = 0
         self._passivation_armed = False
 
     def receiveMsg_StartDirector(self, message: StartDirector, _sender: ActorAddress) -> None:
@@ -123,6 +106,7 @@ class SessionDirector(BaseActor):
         self._start = message
         self._services = message.services
         self._settings = message.services.settings
+        self._pace = PollPace(message.services.settings.event_poll_interval_s)
         self._services.meter.watch_sessions(self._live.__len__, lambda: self._live.busy_count)
         self.handleDeadLetters()
         self._poll_orphans()
@@ -159,7 +143,6 @@ class SessionDirector(BaseActor):
 
     def _forward(self, message: SubmitUserMessage | SubmitCancel) -> None:
         recovery = self._recoveries.get(message.session_key)
-        # While some wait for the end of a pause none may pass them, whatever the clock says.
         if recovery is not None and (recovery.waiting or recovery.circuit.is_resting(self._services.clock())):
             self._keep_waiting(recovery, message)
             return
@@ -169,13 +152,10 @@ class SessionDirector(BaseActor):
         else:
             self._send_counted(live, message)
 
-    def _keep_waiting(self, recovery: _Recovery, message: SubmitUserMessage | SubmitCancel) -> None:
-        if recovery.circuit.is_open:
-            self._refuse(message, f"the thread failed {MAX_FAILURES} times in a minute and is left alone for a while")
-        elif len(recovery.waiting) > self._settings.session_queue_limit:
-            self._refuse(message, f"{len(recovery.waiting)} messages of this thread are waiting already", code="busy")
-        else:
-            recovery.waiting.append(message)
+    def _keep_waiting(self, recovery: Recovery, message: SubmitUserMessage | SubmitCancel) -> None:
+        rejection = recovery.keep(message, queue_limit=self._settings.session_queue_limit)
+        if rejection is not None:
+            self._refuse(message, rejection.reason, code=rejection.code)
 
     def _send_counted(self, live: LiveSession, message: object) -> None:
         self._live.count_forwarded(live)
@@ -184,16 +164,7 @@ class SessionDirector(BaseActor):
     def _refuse(self, message: SubmitUserMessage | SubmitCancel, reason: str, *, code: str = "overloaded") -> None:
         if isinstance(message, SubmitUserMessage):
             self._services.meter.count_refused(code)
-        frame = {
-            "type": "error",
-            "code": code,
-            "message": reason,
-            "retryable": True,
-            "terminal": False,
-            "retryAfterMs": RETRY_AFTER_MS,
-        }
-        if message.request_id is not None:
-            frame["requestId"] = message.request_id
+        frame = make_refusal(code=code, message=reason, retryable=True, request_id=message.request_id)
         notice = NotifyConnection(connection_id=message.connection_id, session_key=message.session_key, frame=frame)
         self.send(self._start.delivery, notice)
 
@@ -266,8 +237,7 @@ class SessionDirector(BaseActor):
 
     def _recover(self, session_key: str) -> None:
         """Start a session's actor anew, after a pause that grows with its failures."""
-        recovery = self._recoveries.setdefault(session_key, _Recovery())
-        wait_s = recovery.circuit.record_failure(self._services.clock())
+        recovery, wait_s = self._recoveries.record_failure(session_key, self._services.clock())
         if recovery.circuit.is_open:
             log.warning(
                 "Session %s failed %s times within a minute: it is left alone for %s s",
@@ -276,9 +246,8 @@ class SessionDirector(BaseActor):
                 round(wait_s),
                 extra={"action": "circuit_opened", "session_key": session_key},
             )
-            for message in recovery.waiting:
+            for message in recovery.take_waiting():
                 self._keep_waiting(recovery, message)
-            recovery.waiting = []
         self.wakeupAfter(wait_s, _Restart(session_key))
         self.wakeupAfter(WINDOW_S + FORGET_PAUSE_S, _ForgetFailures(session_key))
 
@@ -294,18 +263,11 @@ class SessionDirector(BaseActor):
         if self._live.get(session_key) is None and self._create(session_key) is None:
             self.wakeupAfter(NO_ROOM_PAUSE_S, _Restart(session_key))  # this node owns it: nobody else will
         if recovery is not None:
-            waiting, recovery.waiting = recovery.waiting, []
-            for message in waiting:
+            for message in recovery.take_waiting():
                 self._forward(message)
 
     def _is_resting(self, session_key: str) -> bool:
-        recovery = self._recoveries.get(session_key)
-        return recovery is not None and recovery.circuit.is_resting(self._services.clock())
-
-    def _forget_failures(self, session_key: str) -> None:
-        recovery = self._recoveries.get(session_key)
-        if recovery is not None and recovery.circuit.is_healed(self._services.clock()):
-            del self._recoveries[session_key]
+        return self._recoveries.is_resting(session_key, self._services.clock())
 
     def receiveMsg_WakeupMessage(self, message: WakeupMessage, _sender: ActorAddress) -> None:
         """Do what it is time for."""
@@ -313,7 +275,7 @@ class SessionDirector(BaseActor):
             case _Restart(session_key):
                 self._restart(session_key)
             case _ForgetFailures(session_key):
-                self._forget_failures(session_key)
+                self._recoveries.forget_healed(session_key, self._services.clock())
             case _Alarm.POLL_ORPHANS:
                 self._poll_orphans()
             case _Alarm.PASSIVATE:
@@ -325,7 +287,7 @@ class SessionDirector(BaseActor):
     def receiveMsg_OrphansFound(self, message: OrphansFound, _sender: ActorAddress) -> None:
         """Accepted events that nobody holds: an actor for each session processes them."""
         self._poll_failed = False
-        self._polls_in_vain = 0 if message.session_keys else self._polls_in_vain + 1
+        self._pace.note_look(found=bool(message.session_keys))
         self._arm_poll()  # first: the next look comes whatever this one meets
         if self._drained is not None:
             return
@@ -348,6 +310,21 @@ class SessionDirector(BaseActor):
         self._poll_failed = True
         self._arm_poll()
 
+    def _poll_orphans(self) -> None:
+        if self._drained is not None:
+            return
+        reads, node_id = self._services.reads, self._services.node_id
+        resting = self._recoveries.list_resting(self._services.clock())
+        reads.fetch(
+            _Alarm.POLL_ORPHANS,
+            partial(look_after_others, reads, node_id, datetime.now(UTC), resting),
+            self.myAddress,
+            lambda keys: OrphansFound(session_keys=tuple(keys)),
+        )
+
+    def _arm_poll(self) -> None:
+        self.wakeupAfter(self._pace.pause_s, _Alarm.POLL_ORPHANS)
+
     # Operators
 
     def receiveMsg_DescribeDirector(self, message: DescribeDirector, sender: ActorAddress) -> None:
@@ -358,7 +335,7 @@ class SessionDirector(BaseActor):
             inquiry=message.inquiry,
             live=len(self._live),
             busy=self._live.busy_count,
-            resting=sum(recovery.circuit.is_resting(now_s) for recovery in self._recoveries.values()),
+            resting=len(self._recoveries.list_resting(now_s)),
             sessions=tuple(
                 LiveSessionListed(
                     session_key=live.session_key,
@@ -402,47 +379,9 @@ class SessionDirector(BaseActor):
     def _refuse_waiting(self) -> None:
         """Answer what waits for a session's next actor."""
         for recovery in self._recoveries.values():
-            waiting, recovery.waiting = recovery.waiting, []
-            for message in waiting:
+            for message in recovery.take_waiting():
                 self._refuse(message, "the server is stopping")
 
     def _report_drained(self) -> None:
         if self._drained is not None and self._live.busy_count == 0:
             self._drained()
-
-    def _poll_orphans(self) -> None:
-        if self._drained is not None:
-            return
-        reads, node_id = self._services.reads, self._services.node_id
-        reads.fetch(
-            _Alarm.POLL_ORPHANS,
-            partial(look_after_others, reads, node_id, datetime.now(UTC), self._list_resting()),
-            self.myAddress,
-            lambda keys: OrphansFound(session_keys=tuple(keys)),
-        )
-
-    def _list_resting(self) -> list[str]:
-        now_s = self._services.clock()
-        return [key for key, recovery in self._recoveries.items() if recovery.circuit.is_resting(now_s)]
-
-    def _arm_poll(self) -> None:
-        patience = min(2 ** min(self._polls_in_vain, MAX_POLL_PATIENCE), MAX_POLL_PATIENCE)
-        self.wakeupAfter(self._settings.event_poll_interval_s * patience, _Alarm.POLL_ORPHANS)
-
-
-def look_after_others(reads: ReadsPort, node_id: str, now: datetime, resting: Sequence[str]) -> list[str]:
-    """Look after nodes that died, and return keys of sessions that nobody looks after. Runs in a thread.
-
-    Args:
-        reads: The database.
-        node_id: Who looks.
-        now: Stamps what is changed.
-        resting: Sessions that are not to be started now; they would keep the others from being found.
-    """
-    try:
-        dead = reads.nodes.bury_dead(node_id=node_id, now=now)
-    except TransactionConflict:
-        dead = []  # it is tried again at the next look; those who wait for an answer do not wait for that
-    if dead:
-        log.info("Looked after what %s dead nodes left", len(dead), extra={"action": "nodes_buried"})
-    return reads.sessions.find_orphaned(node_id=node_id, limit=ORPHANS_PER_POLL, besides=resting)

@@ -1,7 +1,7 @@
 """The frames that a session records as effects, as they are stored, and the keys that make them unique.
 
 A stored frame holds what every dialect of the wire may need; each picks from it. `eventSeq` names the
-event that the frame answers, in every frame.
+event that the frame answers, in every frame. A refusal answers none, and is not stored.
 """
 
 from hashlib import blake2b
@@ -58,6 +58,16 @@ def make_cancelled(*, event_seq: int, attempt: int, request_id: str | None) -> F
 def make_restarted(*, event_seq: int, attempt: int, request_id: str | None, reason: str = "recovered") -> Frame:
     """Tells clients to discard the partial text of an attempt that was lost (`recovered`) or failed (`retried`)."""
     return _frame("restarted", event_seq, attempt, request_id, reason=reason)
+
+
+def make_refusal(*, code: str, message: str, retryable: bool, request_id: str | None = None) -> Frame:
+    """Why a message was not accepted. It is not stored: whoever has sent it gets it, and nobody else."""
+    frame = {"type": "error", "code": code, "message": message, "retryable": retryable, "terminal": False}
+    if retryable:
+        frame["retryAfterMs"] = RETRY_AFTER_MS
+    if request_id is not None:
+        frame["requestId"] = request_id
+    return frame
 
 
 def describe_usage(usage: TokenUsage) -> dict[str, int]:

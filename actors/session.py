@@ -11,7 +11,7 @@ from thespian.actors import ActorAddress, ActorExitRequest, WakeupMessage
 from actors.admin_messages import DescribeSession
 from actors.agents.protocol import Turn
 from actors.base import BaseActor
-from actors.effect_frames import RETRY_AFTER_MS
+from actors.effect_frames import make_refusal
 from actors.messages import (
     AgentFailed,
     AgentFinished,
@@ -306,17 +306,12 @@ class SessionActor(BaseActor):
     def _refuse(self, refusal: RefuseRequest) -> None:
         if not refusal.is_cancel:
             self._services.meter.count_refused(refusal.code)
-        frame: dict[str, Any] = {
-            "type": "error",
-            "code": refusal.code,
-            "message": refusal.message,
-            "retryable": refusal.retryable,
-            "terminal": False,
-        }
-        if refusal.retryable:
-            frame["retryAfterMs"] = RETRY_AFTER_MS
-        if refusal.request_id is not None:
-            frame["requestId"] = refusal.request_id
+        frame = make_refusal(
+            code=refusal.code,
+            message=refusal.message,
+            retryable=refusal.retryable,
+            request_id=refusal.request_id,
+        )
         self._notify(refusal.connection_id, frame)
 
     def _notify(self, connection_id: str, frame: Mapping[str, Any]) -> None:

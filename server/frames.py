@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from actors.effect_frames import RETRY_AFTER_MS
+from actors.effect_frames import make_refusal
 
 MAX_FRAME_BYTES: Final = 64 * 1024
 MAX_MESSAGE_BYTES: Final = 32 * 1024
@@ -70,15 +70,7 @@ def check_message(text: str) -> None:
 
 def make_error(error: FrameError) -> Mapping[str, Any]:
     """Return the `error` frame of a refusal, with all that any dialect shows of it."""
-    frame = {
-        "type": "error",
-        **error.about,
-        "code": error.code,
-        "message": str(error),
-        "retryable": error.retryable,
-        "terminal": False,
-    }
-    return {**frame, "retryAfterMs": RETRY_AFTER_MS} if error.retryable else frame
+    return {**make_refusal(code=error.code, message=str(error), retryable=error.retryable), **error.about}
 
 
 def make_goaway(*, grace_s: float) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 from playhouse.pool import PooledPostgresqlDatabase
 
-from actors.director import look_after_others
+from actors.orphan_poll import look_after_others
 from actors.services import ReadsPort
 from storage.node_store import LEASE_S, LINGER_S, NodeStore
 from storage.records import EffectStatus, SessionClaim, SessionClaimed, SessionHeld, SessionRelease, WriteFenced
