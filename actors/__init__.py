@@ -6,8 +6,18 @@
      │                               v                  │EffectsCommitted
      └──frames── DeliveryActor <─────┴──────────────────┘    agent's task ──TokensProduced──> SessionActor
 
-The Janitor, one per node, stands aside: it has storage swept (compaction, expiry, retention), a step at a time. So does
-the AdminActor: it asks the others what they are at, for operators (`admin`, `admin_messages`).
+The Janitor (`janitor`), one per node, stands aside: it has storage swept (compaction, expiry, retention), a step at a
+time. So does the AdminActor: it asks the others what they are at, for operators (`admin`, `admin_messages`).
+
+What each of them is made of, the decisions apart and pure:
+
+    director    live_sessions (who has an actor), recoveries and circuit (who failed lately), orphan_poll
+    session     session_steps (all decisions): session_state (what is known) ──> session_commands (what is to be done)
+                    by session_reception, session_requests, session_turn, session_storage, session_ends, retry_policy
+                    session_write, effect_frames: what is stored next        session_description: for operators
+                turn_runner (the agent's task) ──> agents, agent_slices (those that never wait share the loop)
+    delivery    routing (which connection gets what), outbox_reads
+    all         base, messages, services (the world outside, as it is given to them), handler_times
 
 A session actor's life (`session_state` and `session_steps` have the details of a turn):
 

@@ -4,22 +4,35 @@
     reads ───────────────────────────────────────> StorageReader (a few threads) ─────────────────────────^
     the Janitor ─────────────────────────────────> StorageSweeper (one thread) ───────────────────────────^
 
-    StorageWriter ──> WriteQueue (what waits) ──> BatchCommitter ──> WriterConnection
-                                                  write_statement, report_statements: what is sent, pure
-    StorageSweeper ──> SweepPass (what is due, in short transactions) ──> RetentionStore
-                   ──> IndexRebuild
-    StorageReader  ──> OutboxStore, SessionStore (for the actors), ThreadStore (for people: lists of threads, history)
-                   ──> NodeStore (who lives: the writer renews the node's lease)
+Who writes, reads and sweeps:
 
-    StorageWriter ──> SetAside (what met somebody's lock, while others go ahead)
+    writer      write_queue (what waits), set_aside (what met somebody's lock, while others go ahead)
+                batch_committer ──> write_statement, report_statements, array_literal (what is sent, pure)
+                                ──> event_store, checkpoint_store, outbox_store, session_store (what a claim finds)
+                writer_connection; writer_observer (who is told)
+    reader      outbox_store, session_store, event_store: for the actors
+                thread_store: for people, lists of threads and their history
+                node_store: who lives; the writer renews the node's lease
+    sweeper     sweep_pass (what is due, step by step) ──> retention_plan, retention_store, retention_statements
+                index_rebuild, table_squeeze: the room that sweeps leave
+    all         connection_watch (a lost answer is not waited for), database, tables, migrations, errors
 
-    EmbeddedPostgres ──> DataDirectory, ServerLocks, postmaster, socket_folder, service_account, postgres_settings
+What is given and taken: records, outbox_records, thread_records, retention_records, inspection_records.
 
-    For operators: InspectionStore, AuditStore, OperatorStore (the outbox, by hand), verification, replay, export_store
+For operators:
 
-    backup      writes all into a file while servers run, and restores it into an empty database, whole or not at all
-    doctor      facts (doctor_queries) ──> findings (doctor_server_findings, doctor_data_findings): what to do
-    compaction  the sweep, at once and to its end
+    inspection_store, operator_store, audit_store   look, act, note who did
+    backup ──> backup_file, postgres_programs       all into a file while servers run, and back into an empty database
+    export_store, compaction                        one user's data; the sweep, at once and to its end
+    replay, replay_store                            what a client had on its screen
+    verification ──> verification_checks ──> verification_statements, verification_turn_statements: the invariants
+    doctor ──> facts: doctor_queries, doctor_facts
+           ──> findings, which say what to do: doctor_server_findings, doctor_data_findings, doctor_finding
+
+The embedded PostgreSQL:
+
+    embedded (its life) ──> data_directory, server_locks, socket_folder, postmaster, postgres_settings, patience
+                        ──> service_account (whom it runs as, which programs that one can reach)
 
 An effect's life:
 

@@ -3,6 +3,11 @@
     command ──> access ──> the stored data: PostgreSQL, whether or not a node runs
                    └─────> a running node: HTTP on its socket (`server.admin_server`)
 
+    command             the group: status_commands, session_commands, log_commands, outbox_commands, dead_commands,
+                        data_commands, health_commands, agent_commands
+    arguments, output   options that several have; tables or JSON
+    access, node_client the data, the nodes; failures: exit codes
+
 Commands read what is stored, and ask the nodes of this machine what they are at. What changes a session goes through
 the node that owns it, or, if none does, is stored for the next one (`offline`). Each action is one transaction, with a
 row of `operator_actions` in it; what concerns the data as a whole (`backup`, `compact`, ...) is noted right after.

@@ -7,14 +7,26 @@
        │                                                  of them alike, garbage of one no other
        └──────> rows: the median over the rounds, of a figure or a ratio within one round ──> table, JSON, plot
 
-Each of `actors`, `stream`, `idle`, `outbox` and `peers` has a command and a catalogue of its own; the options
-(`choices`) and all that follows (`run`) are the same. `benchmark`, `target`, `measurement`, `report` and `table` are
-pure; `plot` draws; `rounds` and `probe_process` run the probes, which measure. A probe is a generator: it sets up,
-yields one sample for each round, and cleans up when it is closed. A server that is measured is a process more, and the
-probe its load.
+Each of `actors`, `stream`, `resume`, `idle`, `outbox`, `culprits` and `peers` has a command and a catalogue of its own;
+the options (`choices`) and all that follows (`run`) are the same. `benchmark`, `target`, `measurement`, `report` and
+`table` are pure; `plot` draws; `rounds` and `probe_process` run the probes, which measure. A probe is a generator: it
+sets up, yields one sample for each round, and cleans up when it is closed. A server that is measured is a process more,
+and the probe its load.
 
     stream_probe: StreamClient, StreamClient, ... ──ws──> stream_direct                   no storage: the yardstick
     (picows: cheap)                               ──ws──> callboard serve ──> PostgreSQL  merged, strict
+
+Which probes there are, and what they stand on:
+
+    actors_command    creation_probes, message_probes, flood_probe ──> systems: loop_system, stock_system, pykka_system
+                                                                       ──> work, thespian_actors, pykka_actors
+                      session_probe, activation_probe ──> session_stage, instant_storage
+    stream_*          stream_probe ──> stream_generator ──> stream_client; stream_servers, stream_load, stream_outcome
+    resume_*, idle_*  a server, and clients that come back, or say nothing
+    culprit_*         a server, its sessions, and clients that do what they should not (culprit)
+    outbox_*          outbox_databases, outbox_stored, outbox_waves, outbox_fed_writer; a probe for each question
+    peers_*           what Callboard, DBOS and LangGraph do alike
+    machine, cpu_time, resident_memory, loop_thread: what is measured of processes, and where clients run
 
 | what fails | what happens |
 |---|---|

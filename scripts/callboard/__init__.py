@@ -14,7 +14,11 @@
 
     asyncio.run(main())
 
-It speaks protocol v1 (`server/PROTOCOL.md`). `conversation` decides, without a socket; `client` moves the texts.
+It speaks protocol v1 (`server/PROTOCOL.md`). `conversation` decides, without a socket; `client` moves the texts:
+
+    client ──> conversation ──> topic (what was said in a thread) ──> thread_log (where its log is), inbox, thread
+       └────> link (made again whenever it is lost) ──> address, token, backoff
+       └────> reader (what only HTTP tells) ──> snapshot                          errors: what callers must expect
 """
 
 from callboard.client import AnswerFrame, Callboard

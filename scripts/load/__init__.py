@@ -10,6 +10,9 @@ That is the bare dialect (`--protocol bare`). Over protocol v1, a session is the
 sides are checked, the frames that come (`log_check`) and the answers that it gives (`client_session`). A connection may
 be torn at any byte there, and nothing is excused.
 
+`plan` is what is asked for, `conversation` and `answer` what came of it; `table`, `report` (with `plots`), `result` and
+`outcome` say it to people and machines.
+
 A session sends a message, waits for its end, pauses to think, and sends the next. Of the metronome's answers every
 character is known beforehand; of other agents' answers it is checked that the tokens joined are the message.
 
