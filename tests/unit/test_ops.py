@@ -1,7 +1,8 @@
 """What operators install: the systemd unit, the image, the compose file, the dashboard and the alert rules.
 
 No systemd and no container engine runs here: the files are linted by the tools that there are, and what matters most
-is checked on the files themselves. What a real Prometheus makes of rules and dashboard is in `acceptance/test_monitoring.py`.
+is checked on the files themselves. What a real Prometheus makes of rules and dashboard is in
+`acceptance/test_monitoring.py`.
 """
 
 import json
