@@ -22,6 +22,7 @@ What is given and taken: records, outbox_records, thread_records, retention_reco
 For operators:
 
     inspection_store, operator_store, audit_store   look, act, note who did
+    retry_plan                                      as which request a dead letter is run again
     backup ──> backup_file, postgres_programs       all into a file while servers run, and back into an empty database
     export_store, compaction                        one user's data; the sweep, at once and to its end
     replay, replay_store                            what a client had on its screen
