@@ -1,8 +1,7 @@
 """What operators install: the systemd unit, the image, the compose file, the dashboard and the alert rules.
 
 No systemd and no container engine runs here: the files are linted by the tools that there are, and what matters most
-is checked on the files themselves. What a real Prometheus makes of rules and dashboard is in
-`acceptance/test_monitoring.py`.
+is checked on the files themselves. `acceptance/test_monitoring.py` has what a real Prometheus makes of them.
 """
 
 import json
@@ -19,7 +18,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from server import main, node, readiness
+from server import main, node
 from server.config import Settings
 from server.metrics_help import HELP
 from storage import embedded
@@ -205,7 +204,7 @@ class TestUnit:
 
 def shutdown_s() -> float:
     """Return how long the server takes to stop at most, without an embedded PostgreSQL."""
-    sockets_and_actors_s = 1.0 + readiness.PROBE_TIMEOUT_S
+    sockets_and_actors_s = 1.0 + node.PROBE_TIMEOUT_S
     closing_s = node.SWEEPER_CLOSE_S + node.WRITER_CLOSE_S + main.CANCEL_TIMEOUT_S
     return Settings().shutdown_grace_s + sockets_and_actors_s + closing_s
 
