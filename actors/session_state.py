@@ -245,11 +245,16 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waiting_count(self) -> int:
-        """User messages that wait behind the running turn."""
-        waiting = len(self.queue) + sum(isinstance(message, SubmitUserMessage) for message in self.inbox)
-        if self.in_flight is not None:
-            waiting += sum(isinstance(message, SubmitUserMessage) for message in self.in_flight.submitted)
-        return waiting
+        """Messages that wait behind the running turn.
+
+        A request that its client sends again, as after a broken connection, does not wait twice.
+        """
+        submitted = (*(self.in_flight.submitted if self.in_flight is not None else ()), *self.inbox)
+        unread = [message.request_id for message in submitted if isinstance(message, SubmitUserMessage)]
+        known = {turn.request_id for turn in self.queue}
+        if self.turn is not None:
+            known.add(self.turn.request_id)
+        return len(self.queue) + unread.count(None) + len(set(unread) - known - {None})
 
 
 def fail_turn(code: str, message: str, detail: str, *, retryable: bool = False) -> Outcome:

@@ -245,6 +245,29 @@ def test_waiting_count_sees_queue_inbox_and_write() -> None:
     assert play.state.waiting_count == 2
 
 
+def test_message_sent_again_takes_no_second_place_in_line() -> None:
+    play = start_running(queue_limit=1)
+    for _ in range(3):
+        play.say("hello", "r1")
+    message = play.say("second", "r2")
+    again = play.say("second", "r2")
+    assert play.state.waiting_count == 1
+    play.commit_all()
+    assert (play.codes(message), play.codes(again)) == (["accepted"], ["repeated"])
+
+
+def test_repeats_of_what_has_ended_leave_room_for_the_next() -> None:
+    play = start_running(queue_limit=1)
+    play.stream("a")
+    play.finish()
+    play.commit()
+    repeats = [play.say("hello", "r1") for _ in range(3)]
+    message = play.say("second", "r2")
+    play.commit_all()
+    assert [play.codes(repeat) for repeat in repeats] == [["repeated_finished"]] * 3
+    assert play.codes(message) == ["accepted"]
+
+
 def test_full_queue_takes_one_when_a_turn_ends() -> None:
     play = start_running(queue_limit=1)
     play.say("second")
