@@ -70,6 +70,7 @@ class Asker:
         self._saw_others = False
         self._end: asyncio.Future[Message | Cancelled | Error] = asyncio.get_running_loop().create_future()
         self._repeated = asyncio.Event()
+        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connection = ThreadConnection(uuid.uuid4().hex, self, v1_frames, node)
 
     @property
@@ -117,6 +118,8 @@ class Asker:
 
     def leave(self) -> None:
         """Follow no more."""
+        if not self._answered.done():
+            self._answered.set_result(None)
         self._node.detach(self._connection)
 
     async def _read_repeat(self) -> Message | Cancelled | Error | None:
@@ -154,10 +157,11 @@ class Asker:
 
     # As a socket
 
-    def write_texts(self, texts: Sequence[bytes]) -> None:
-        """Take frames."""
+    def write_texts(self, texts: Sequence[bytes]) -> "asyncio.Future[None] | None":
+        """Take frames. With the end among them, that is done when the answer is: a server that stops waits for it."""
         for text in texts:
             self._take(v1_frames.decode_frame(text))
+        return self._answered if self._end.done() and not self._answered.done() else None
 
     @property
     def unsent_bytes(self) -> int:
@@ -195,17 +199,7 @@ class AskHandler(UserHandler):
         try:
             self._asking = asyncio.create_task(asker.ask(question.message))
             end = await self._asking
-            if not isinstance(end, Message):
-                raise make_problem(end, about)
-            await self.write_json(
-                {
-                    **about,
-                    "eventSeq": asker.event_seq,
-                    "message": end.message,
-                    "latencyMs": end.latencyMs,
-                    "tokenUsage": end.tokenUsage,
-                }
-            )
+            await self._write_end(end, about, asker.event_seq)
             asker.settle()
         except StreamClosedError:
             self._is_gone = True
@@ -217,6 +211,15 @@ class AskHandler(UserHandler):
         finally:
             asker.leave()
             visit.end()
+
+    def _write_end(
+        self, end: Message | Cancelled | Error, about: Mapping[str, Any], event_seq: int
+    ) -> "asyncio.Future[None]":
+        """Write how the request ended; what is returned is done once the operating system has taken it."""
+        if not isinstance(end, Message):
+            return self.write_problem(make_problem(end, about))
+        answer = {"message": end.message, "latencyMs": end.latencyMs, "tokenUsage": end.tokenUsage}
+        return self.write_json({**about, "eventSeq": event_seq, **answer})
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write problem details; a message that was not submitted is counted as refused."""

@@ -139,19 +139,28 @@ class JsonHandler(RequestHandler):
         self.set_header("Content-Type", "application/json; charset=UTF-8")
         return self.finish(msgspec.json.encode(document))
 
+    def write_problem(self, problem: Problem) -> "asyncio.Future[None]":
+        """End the answer with problem details; what is returned is done once the operating system has taken it."""
+        self.set_status(problem.status_code)
+        if problem.status_code in (429, 503):
+            self.set_header("Retry-After", RETRY_AFTER_S)
+        if problem.status_code == 401:  # RFC 6750, section 3
+            had_some = "Authorization" in self.request.headers
+            self.set_header("WWW-Authenticate", 'Bearer error="invalid_token"' if had_some else "Bearer")
+        return self._write_details(problem.status_code, detail=problem.detail, code=problem.code, **problem.about)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write problem details (RFC 9457)."""
-        problem: dict[str, Any] = {"type": "about:blank", "title": self._reason, "status": status_code}
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, Problem):
-            problem |= {"detail": error.detail, "code": error.code, **error.about}
-            if status_code in (429, 503):
-                self.set_header("Retry-After", RETRY_AFTER_S)
-            if status_code == 401:  # RFC 6750, section 3
-                had_some = "Authorization" in self.request.headers
-                self.set_header("WWW-Authenticate", 'Bearer error="invalid_token"' if had_some else "Bearer")
+            self.write_problem(error)
+        else:
+            self._write_details(status_code)
+
+    def _write_details(self, status_code: int, **members: object) -> "asyncio.Future[None]":
+        problem = {"type": "about:blank", "title": self._reason, "status": status_code, **members}
         self.set_header("Content-Type", "application/problem+json")
-        self.finish(msgspec.json.encode(problem))  # a dict would make Tornado call it application/json
+        return self.finish(msgspec.json.encode(problem))  # a dict would make Tornado call it application/json
 
     def read_key_part(self, name: str) -> str | None:
         """Return a parameter of the query that is part of a session's key; None if there is none.

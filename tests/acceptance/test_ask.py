@@ -3,12 +3,13 @@
 import http.client
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.acceptance.client import connect, make_schedule, make_ticks
-from tests.acceptance.server_process import ServerProcess, wait_until
+from tests.acceptance.server_process import ServerProcess, Servers, wait_until
 from tests.acceptance.v1_client import connect_v1
 
 
@@ -114,6 +115,27 @@ def test_failing_agent_is_a_bad_gateway(server: ServerProcess, thread: str) -> N
     status, problem, _ = ask(server, {"message": "misbehave", "agentId": "raise_at_once", "threadId": thread})
     assert (status, problem["code"]) == (502, "agent_error")
     assert problem["requestId"]
+
+
+@pytest.mark.slow(reason="starts two servers one after the other")
+def test_answers_of_a_server_that_stops_are_delivered(servers: Servers) -> None:
+    stopping = servers.start()
+    question = {"message": make_schedule(50, interval_ms=10), "agentId": "metronome"}
+    with ThreadPoolExecutor(30) as threads:
+        asked = [threads.submit(ask, stopping, {**question, "threadId": f"s{number}"}) for number in range(30)]
+        wait_until(lambda: stopping.database.query("SELECT count(*) FROM events") == [(30,)])
+        stopping.stop()
+    assert [each.result()[0] for each in asked] == [200] * 30
+
+    after = servers.start(data_dir=stopping.data.path)
+    assert (
+        after.database.query("SELECT status, count(*) FROM effects GROUP BY status HAVING status <> 'completed'") == []
+    )
+
+
+def test_error_that_was_answered_is_delivered(server: ServerProcess, thread: str) -> None:
+    ask(server, {"message": "misbehave", "agentId": "raise_at_once", "threadId": thread})
+    wait_until(lambda: not server.database.find_flawed_sessions(f"local:raise_at_once:{thread}"))
 
 
 @pytest.mark.parametrize(
