@@ -21,4 +21,5 @@ row of `operator_actions` in it; what concerns the data as a whole (`backup`, `c
 | 4 | no node answers, or its socket may not be used |
 | 5 | the database cannot be used: it cannot be reached, its schema is another one, or there are no data |
 | 6 | it cannot be done as things are: another node has the session, or there is nothing to do |
+| 128 + n | signal n ended it: 130 Ctrl-C, the one end of `tail` and `top`; 141 whoever read it is gone; 143 `kill` |
 """

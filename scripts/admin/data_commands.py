@@ -44,9 +44,13 @@ def export(access: Access, session_key: str, output: Path | None, as_json: bool)
     """Write out all that is stored of a session, as JSON Lines: its row, events, turns, checkpoints, effects."""
     with access.open_stored() as stored:
         stored.require_session(session_key)
-        # Closed first, also if whoever reads has had enough: its transaction must end before the connection.
-        with closing(export_session(stored.database, session_key)) as rows:
-            write_lines((json.dumps(row, default=str) for row in rows), output)
+        try:
+            # Closed first, also if whoever reads has had enough: its transaction must end before the connection.
+            with closing(export_session(stored.database, session_key)) as rows:
+                write_lines((json.dumps(row, default=str) for row in rows), output)
+        except BrokenPipeError:
+            note_done(access, "export", session_key=session_key, is_whole=False)  # some of it was given out
+            raise
     note_done(access, "export", session_key=session_key)
 
 

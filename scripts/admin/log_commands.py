@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from typing import Any, Final, Unpack
 
 import click
-import msgspec
 from rich.text import Text
 
 from scripts.admin.access import Access, Stored, pass_access
 from scripts.admin.arguments import LogPart, key_argument, log_options, member_option, text_option
 from scripts.admin.failures import AdminError, ExitCode
-from scripts.admin.output import json_option, make_console, print_json, print_listing, tell, tell_bytes
+from scripts.admin.output import json_option, make_console, print_json, print_line, print_listing, tell, tell_bytes
 from storage.inspection_records import StoredEffect, StoredEvent
 from storage.records import EffectStatus, EventType, TurnStatus
 from storage.replay import Screen, ShownExchange, replay_screen
@@ -162,7 +161,7 @@ def tail(access: Access, session_key: str, with_text: bool, from_start: bool, co
 def print_effect(effect: StoredEffect, *, with_text: bool, as_json: bool) -> None:
     """Print an effect in a line."""
     if as_json:
-        click.echo(msgspec.json.encode(effect_document(effect, with_text=with_text)))
+        print_line(effect_document(effect, with_text=with_text))
         return
     payload = effect.payload
     words = [f"{effect.created_at:%H:%M:%S.%f}"[:-3], f"{effect.seq:>6}", f"event {payload.get('eventSeq', '-')}"]

@@ -1,9 +1,8 @@
 """How commands answer: tables for people, or JSON."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -12,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What terminals obey; users and agents may write it, and operators' terminals are not theirs."""
+from scripts.admin.failures import CONTROL
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -23,9 +21,17 @@ def json_option(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")(function)
 
 
+class AnswerConsole(Console):
+    """A console that leaves it to others what becomes of a command that nobody reads."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on with the error."""
+        raise  # rich calls it where it has caught that
+
+
 def make_console() -> Console:
     """Return a console for standard output: 80 columns wide where it is no terminal."""
-    return Console(highlight=False, soft_wrap=False)
+    return AnswerConsole(highlight=False, soft_wrap=False)
 
 
 def print_json(document: object) -> None:
@@ -49,6 +55,11 @@ def print_listing(
         print_json(document)
     else:
         print_table(columns, list(rows), empty=empty)
+
+
+def print_line(document: object) -> None:
+    """Print a document in one line."""
+    click.echo(msgspec.json.encode(document))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:

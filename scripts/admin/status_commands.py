@@ -1,7 +1,8 @@
 """`status` and `top`: how all of it is doing."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -104,13 +105,24 @@ def top(access: Access, interval: float, rows: int, once: bool, as_json: bool) -
             else:
                 make_console().print(Group(render_status(found), render_sessions(busy)))
             return
-        with Live(console=make_console(), screen=True, auto_refresh=False) as screen:
+        with shown_live() as show:
             while True:
                 live, now_s = read_live(access), time.monotonic()
                 busy = rank_sessions(before, live, now_s - at_s)[:rows]
-                screen.update(Group(render_status(read_status(access, stored)), render_sessions(busy)), refresh=True)
+                show(Group(render_status(read_status(access, stored)), render_sessions(busy)))
                 before, at_s = live, now_s
                 time.sleep(interval)
+
+
+@contextmanager
+def shown_live() -> Iterator[Callable[[RenderableType], None]]:
+    """Give what shows one look after the other: on a screen of its own; below each other where there is no terminal."""
+    console = make_console()
+    if not console.is_terminal:
+        yield console.print
+        return
+    with Live(console=console, screen=True, auto_refresh=False) as screen:
+        yield lambda look: screen.update(look, refresh=True)
 
 
 def read_live(access: Access) -> dict[str, dict[str, Any]]:

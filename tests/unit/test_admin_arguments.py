@@ -55,3 +55,4 @@ def test_bytes_have_two_figures_or_three(count: int | None, words: str) -> None:
 
 def test_what_terminals_obey_is_not_passed_on() -> None:
     assert tell("a\x1b]0;title\x07\x9b2Jb\nc\td") == "a\ufffd]0;title\ufffd\ufffd2Jb\nc\td"
+    assert tell("a\u202eb") == "a\ufffdb"

@@ -1,0 +1,111 @@
+"""How commands end other than well: what is wrong in one line, with `--json` as a document too; or by a signal."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+import click
+
+from scripts.admin.failures import AdminError, ExitCode
+from scripts.admin.output import print_line
+
+BY_SIGNAL: Final = 128
+"""Is added to a signal's number, as shells do: 130 is Ctrl-C, 141 a reader that is gone, 143 `kill`."""
+
+
+class AdminGroup(click.Group):
+    """A group whose commands end in that way, whatever is wrong."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the group's own options."""
+        as_json = wants_json(args)
+        with failures_told(as_json):
+            require_text(args)
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[__name__] = as_json
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        with ended_by_signals(), failures_told(ctx.meta[__name__]):
+            return super().invoke(ctx)
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """Tell whether a command is asked for JSON; it may be one that cannot be made out otherwise."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def require_text(arguments: Sequence[str]) -> None:
+    """Raise AdminError for an argument that is no text: nothing stored can be equal to it."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= char <= "\udfff" for char in argument):
+            raise AdminError(ExitCode.UNUSABLE_ARGUMENT, f"{argument!r} is no UTF-8: expected text")
+
+
+@contextmanager
+def failures_told(as_json: bool) -> Iterator[None]:
+    """Turn what cannot be used into one line, and have standard output say the same if it is to be JSON."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "callboard admin"
+        failure = AdminError(ExitCode.UNUSABLE_ARGUMENT, f"{error.format_message()} See `{path} --help`.")
+        print_failure(failure.message, failure.exit_code, as_json)
+        raise failure from error
+    except click.ClickException as error:
+        print_failure(error.format_message(), error.exit_code, as_json)
+        raise
+    except click.Abort:
+        print_failure("the question was answered with no", ExitCode.WRONG, as_json)
+        raise
+
+
+def print_failure(message: str, exit_code: int, as_json: bool) -> None:
+    """Say on standard output, in a line of JSON if JSON is wanted, what standard error says."""
+    if as_json:
+        print_line({"error": message, "exit_code": int(exit_code)})
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Have signals that end a command unwind it, so that it leaves terminal and database as it found them."""
+    with unwinding():
+        try:
+            yield
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # after the terminal's ^C
+            sys.exit(BY_SIGNAL + signal.SIGINT)
+        except BrokenPipeError:
+            # What the interpreter still has to flush is for nobody, either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(BY_SIGNAL + signal.SIGPIPE)
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP raise, as SIGINT does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> None:
+        sys.exit(BY_SIGNAL + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
