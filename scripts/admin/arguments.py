@@ -68,14 +68,19 @@ class SinceType(click.ParamType):  # type: ignore[type-arg]
             return datetime.now(UTC) - timedelta(seconds=DURATION_S.convert(value, param, ctx))
         try:
             found = datetime.fromisoformat(value)
-        except ValueError:
+            found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        except (ValueError, OverflowError):
             self.fail(
                 f"{value!r} is no time: expected one such as 2026-11-28T09:00 (UTC) or 2026-11-28T09:00+01:00, "
                 "or how long ago, such as 15m, 2h or 7d",
                 param,
                 ctx,
             )
-        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+        if found > datetime.now(UTC):
+            self.fail(
+                f"{value!r} is yet to come: expected a time that has passed, in UTC if without a zone", param, ctx
+            )
+        return found
 
 
 KEY: Final = KeyType()

@@ -60,7 +60,8 @@ def failures_told(as_json: bool) -> Iterator[None]:
         raise
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "callboard admin"
-        failure = AdminError(ExitCode.UNUSABLE_ARGUMENT, f"{error.format_message()} See `{path} --help`.")
+        words = error.format_message().rstrip(".")
+        failure = AdminError(ExitCode.UNUSABLE_ARGUMENT, f"{words}; see `{path} --help`")
         print_failure(failure.message, failure.exit_code, as_json)
         raise failure from error
     except click.ClickException as error:

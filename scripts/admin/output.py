@@ -1,17 +1,25 @@
 """How commands answer: tables for people, or JSON."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from scripts.admin.failures import CONTROL
+from scripts.admin.tables import lay_out
+
+UNBROKEN: Final = 100_000
+"""So many columns break no line."""
+
+LEAST_COLUMNS: Final = 20
+
+LINES_AT_ONCE: Final = 500
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,8 +38,16 @@ class AnswerConsole(Console):
 
 
 def make_console() -> Console:
-    """Return a console for standard output: 80 columns wide where it is no terminal."""
-    return AnswerConsole(highlight=False, soft_wrap=False)
+    """Return a console for standard output; where that is no terminal, lines are as long as they need to be.
+
+    Whoever reads them there looks for keys, which are not to be broken. COLUMNS sets another width.
+    """
+    console = AnswerConsole(highlight=False, soft_wrap=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console.width = UNBROKEN
+    if console.width < LEAST_COLUMNS:  # 0 is what some say who do not know
+        console.width = LEAST_COLUMNS if console.width > 0 else 80
+    return console
 
 
 def print_json(document: object) -> None:
@@ -73,19 +89,16 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     if not rows:
         click.echo(empty)
         return
-    make_console().print(make_table(columns, rows))
+    # A page at a time: thousands of rows are a matter of a second, and whoever has seen enough need not wait.
+    lines = lay_out(columns, [[tell(cell) for cell in row] for row in rows], width=make_console().width)
+    while page := list(islice(lines, LINES_AT_ONCE)):
+        click.echo("\n".join(page))
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Return a table; see `print_table`."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in columns:
-        is_right = name.startswith(">")
-        # Keys are broken rather than shortened: they are there to be copied.
-        table.add_column(name.lstrip(">"), justify="right" if is_right else "left", overflow="fold", no_wrap=is_right)
-    for row in rows:
-        table.add_row(*(Text(tell(cell)) for cell in row))
-    return table
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Text:
+    """Return a table as a part of something larger; see `print_table`."""
+    cells = [[tell(cell) for cell in row] for row in rows]
+    return Text("\n".join(lay_out(columns, cells, width=make_console().width)), no_wrap=True)
 
 
 def print_facts(facts: Sequence[tuple[str, object]]) -> None:

@@ -16,6 +16,9 @@ from scripts.admin.output import json_option, make_console, make_table, print_js
 from storage.inspection_records import SessionFilter
 
 STUCK_S: Final = 30.0
+SHORTEST_S: Final = 0.05
+"""Between two looks of `top`, whatever it is asked for: it is to watch the servers, and not to keep them busy."""
+
 SHOWN_LIVE: Final = 10_000
 
 
@@ -111,7 +114,7 @@ def top(access: Access, interval: float, rows: int, once: bool, as_json: bool) -
                 busy = rank_sessions(before, live, now_s - at_s)[:rows]
                 show(Group(render_status(read_status(access, stored)), render_sessions(busy)))
                 before, at_s = live, now_s
-                time.sleep(interval)
+                time.sleep(max(interval, SHORTEST_S))
 
 
 @contextmanager

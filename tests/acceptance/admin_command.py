@@ -18,9 +18,9 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run_admin(data_dir: Path, *arguments: str) -> Done:
+def run_admin(data_dir: Path, *arguments: str, columns: int = 80) -> Done:
     """Run a command in this process: Python's start and its imports take longer than most of them."""
-    environ = {"COLUMNS": "80", "DATABASE_URL": None}
+    environ = {"COLUMNS": str(columns), "DATABASE_URL": None}
     result = CliRunner(env=environ).invoke(admin, ["--data-dir", str(data_dir), *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -23,8 +23,19 @@ def test_other_durations_are_refused(text: str) -> None:
 
 
 def test_times_without_a_zone_are_utc() -> None:
-    assert SINCE.convert("2026-11-28T09:00", None, None) == datetime(2026, 11, 28, 9, tzinfo=UTC)
-    assert SINCE.convert("2026-11-28T09:00+01:00", None, None) == datetime(2026, 11, 28, 8, tzinfo=UTC)
+    assert SINCE.convert("2025-11-28T09:00", None, None) == datetime(2025, 11, 28, 9, tzinfo=UTC)
+    assert SINCE.convert("2025-11-28T09:00+01:00", None, None) == datetime(2025, 11, 28, 8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-02-30", "9999-12-31T23:59-23:59", "0001-01-01T00:00+23:59"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time"):
+        SINCE.convert(text, None, None)
+
+
+def test_times_to_come_are_refused() -> None:
+    with pytest.raises(click.BadParameter, match="is yet to come"):
+        SINCE.convert("2999-01-01", None, None)
 
 
 def test_times_may_be_how_long_ago() -> None:

@@ -1,0 +1,78 @@
+"""Tables of `callboard admin`: whole at any width, and nothing of a figure or a key is lost."""
+
+import time
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripts.admin.tables import fold, lay_out, measure
+
+COLUMNS = ("session", "state", ">to do", ">quiet")
+ROWS = [["ada:metronome:trip-0", "running", "12", "4.9 min"], ["bob:eliza:t", "idle", "0", "25 ms"]]
+
+texts = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp", "Mn", "Me", "Cf")), max_size=60)
+
+
+def test_what_fits_is_one_line_a_row() -> None:
+    assert list(lay_out(COLUMNS, ROWS, width=80)) == [
+        "session                state     to do     quiet",
+        "────────────────────────────────────────────────",
+        "ada:metronome:trip-0   running      12   4.9 min",
+        "bob:eliza:t            idle          0     25 ms",
+    ]
+
+
+def test_columns_on_the_left_are_broken_to_fit() -> None:
+    assert list(lay_out(COLUMNS, ROWS[:1], width=45)) == [
+        "session             state     to do     quiet",
+        "─────────────────────────────────────────────",
+        "ada:metronome:tri   running      12   4.9 min",
+        "p-0",
+    ]
+
+
+def test_rows_are_blocks_where_there_is_no_room() -> None:
+    assert list(lay_out(COLUMNS, ROWS, width=30)) == [
+        "session   ada:metronome:trip-0",
+        "state     running",
+        "to do     12",
+        "quiet     4.9 min",
+        "",
+        "session   bob:eliza:t",
+        "state     idle",
+        "to do     0",
+        "quiet     25 ms",
+    ]
+
+
+@given(st.lists(st.lists(texts, min_size=4, max_size=4), min_size=1, max_size=5), st.integers(30, 120))
+def test_no_line_is_too_long_and_nothing_is_lost(rows: list[list[str]], width: int) -> None:
+    lines = list(lay_out(("a", "b", "c", "d"), rows, width=width))
+    assert max(map(measure, lines)) <= width
+    assert sum(map(len, "".join("".join(row) for row in rows).split())) <= sum(len(line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("the model is not loaded", ["the model", "is not", "loaded"]),
+        ("abcdefghijklm", ["abcdefghij", "klm"]),
+        ("日本語日本語", ["日本語日本", "語"]),
+        ("a\nb", ["a", "b"]),
+        ("", [""]),
+        ("0123456789 x", ["0123456789", "x"]),
+    ],
+)
+def test_text_is_broken_between_words_if_it_can_be(text: str, lines: list[str]) -> None:
+    assert fold(text, 10) == lines
+
+
+def test_ten_thousand_rows_take_no_time_to_speak_of() -> None:
+    rows = [[f"user{number}:metronome:thread-{number}", "passivated", "0", "12 s"] for number in range(10_000)]
+    began_s = time.process_time()
+    lines = list(lay_out(COLUMNS, rows, width=45))
+    assert len(lines) > 20_000
+    assert time.process_time() - began_s < 2
+    assert all(line != after for line, after in pairwise(lines[2:]))
