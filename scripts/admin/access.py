@@ -179,19 +179,26 @@ class Access:
         Raises:
             AdminError: If none answers, and not because none runs.
         """
+        answers, failures = self.try_nodes(path, query)
+        if failures and not answers:
+            raise next(iter(failures.values()))
+        warn(failures)
+        return answers
+
+    def try_nodes(
+        self, path: str, query: list[tuple[str, str]] | None = None
+    ) -> tuple[dict[str, Any], dict[str, AdminError]]:
+        """Ask all nodes of this machine something; returns the answers, and why there is none, by node."""
         answers: dict[str, Any] = {}
-        failure: AdminError | None = None
+        failures: dict[str, AdminError] = {}
         for node in self.list_nodes():
             try:
                 answers[node.node_id] = node.get(path, query, timeout_s=STATUS_TIMEOUT_S)
             except NodeGone:
                 continue
             except AdminError as error:
-                failure = error
-                click.echo(f"Warning: {error.message}", err=True)
-        if failure is not None and not answers:
-            raise failure
-        return answers
+                failures[node.node_id] = error
+        return answers, failures
 
     def find_node(self, session: StoredSession | None) -> NodeClient | None:
         """Return the node to act through on a session: its owner, or any if it has none that lives.
@@ -200,9 +207,13 @@ class Access:
             None if no node of this machine runs.
 
         Raises:
-            AdminError: If its owner runs, but not where this command does.
+            AdminError: If its owner runs, but does not answer, or not where this command does.
         """
-        answers = self.ask_nodes("/status")
+        answers, failures = self.try_nodes("/status")
+        owner = session.owner if session is not None else None
+        if owner in failures or (failures and not answers):
+            raise failures[owner] if owner in failures else next(iter(failures.values()))
+        warn(failures)
         nodes = [node for node in self.list_nodes() if node.node_id in answers]
         if session is not None and session.is_owner_alive and session.owner is not None:
             for node in nodes:
@@ -215,6 +226,12 @@ class Access:
             )
         takers = [node for node in nodes if not answers[node.node_id]["is_stopping"]]
         return takers[0] if takers else nodes[0] if nodes else None
+
+
+def warn(failures: Mapping[str, AdminError]) -> None:
+    """Say which nodes do not answer, while others do, or what is stored can be shown all the same."""
+    for failure in failures.values():
+        click.echo(f"Warning: {failure.message}", err=True)
 
 
 def require_schema(database: Database) -> None:

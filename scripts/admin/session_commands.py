@@ -21,6 +21,7 @@ from scripts.admin.arguments import (
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.offline import stop_offline
 from scripts.admin.output import json_option, make_console, print_json, print_listing, tell, tell_span
+from scripts.admin.status_commands import end_if_silent
 from storage.inspection_records import SessionFilter, StoredSession, StoredState
 
 WAKE_ADVICE: Final = "no node runs: what waits is processed at the next start"
@@ -80,16 +81,27 @@ def show(access: Access, session_key: str, as_json: bool) -> None:
     """Show a session: its row, its actor, what runs and waits, its connections and how far they are."""
     with access.open_stored() as stored:
         session = stored.require_session(session_key)
-    answers = access.ask_nodes("/sessions", [("key", session_key)])
+    answers, failures = access.try_nodes("/sessions", [("key", session_key)])
     live = next((each for answer in answers.values() for each in answer["sessions"]), None)
     if as_json:
         print_json({"session": session, "live": live})
     else:
-        make_console().print(render_session(session, live, has_nodes=bool(answers)))
+        absent = "no actor on this machine" if answers else "no node runs on this machine"
+        if failures:
+            absent = f"node {', '.join(failures)} does not answer"
+        make_console().print(render_session(session, live, absent=absent))
+    if session.owner in failures or (failures and not answers):
+        end_if_silent([each.message for each in failures.values()])
 
 
-def render_session(session: StoredSession, live: Mapping[str, Any] | None, *, has_nodes: bool) -> RenderableType:
-    """Return a session for people, as a tree."""
+def render_session(session: StoredSession, live: Mapping[str, Any] | None, *, absent: str) -> RenderableType:
+    """Return a session for people, as a tree.
+
+    Args:
+        session: As it is stored.
+        live: What its node says of it; None if none does.
+        absent: Why.
+    """
     owner = "nobody" if session.owner is None else f"{session.owner} ({'alive' if session.is_owner_alive else 'dead'})"
     tree = Tree(Text(session.session_key, style="bold"), guide_style="dim")
     row = tree.add(Text(f"stored: {session.state}, owned by {owner} in epoch {session.epoch}"))
@@ -97,8 +109,7 @@ def render_session(session: StoredSession, live: Mapping[str, Any] | None, *, ha
     row.add(Text(f"effects   {session.delivered_effect_seq:,} of {session.last_effect_seq:,} delivered"))
     row.add(Text(f"begun     {tell(session.created_at)} UTC, last active {tell_span(session.quiet_s)} ago"))
     if live is None:
-        said = "no actor on this machine" if has_nodes else "no node runs on this machine"
-        tree.add(Text(f"actor: {said}"))
+        tree.add(Text(f"actor: {absent}"))
         return Group(tree)
     described = live["described"]
     if described is None:

@@ -1,7 +1,8 @@
 """`status` and `top`: how all of it is doing."""
 
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from scripts.admin.access import Access, Stored, pass_access
 from scripts.admin.arguments import DURATION_S
+from scripts.admin.failures import ExitCode
 from scripts.admin.output import json_option, make_console, make_table, print_json, tell_bytes, tell_span
 from storage.inspection_records import SessionFilter
 
@@ -25,9 +27,11 @@ SHOWN_LIVE: Final = 10_000
 def read_status(access: Access, stored: Stored) -> dict[str, Any]:
     """Return what nodes and database say of themselves."""
     totals = stored.inspection.read_totals()
+    answers, failures = access.try_nodes("/status")
     return {
         "nodes": stored.inspection.list_nodes(),
-        "answers": access.ask_nodes("/status"),
+        "answers": answers,
+        "silent": {node_id: failure.message for node_id, failure in failures.items()},
         "totals": totals,
         "stuck": len(stored.inspection.list_sessions(SessionFilter(stuck_s=STUCK_S), limit=1000)),
     }
@@ -41,7 +45,7 @@ def render_status(found: Mapping[str, Any]) -> RenderableType:
     rows = []
     for node in found["nodes"]:
         answer = found["answers"].get(node.node_id)
-        rows.append(render_node(node, answer))
+        rows.append(render_node(node, answer, is_silent=node.node_id in found["silent"]))
     if rows:
         parts.append(make_table(("node", "state", ">up", ">sessions", ">busy", ">conns", ">writes", ">lag p99"), rows))
     else:
@@ -55,10 +59,10 @@ def render_status(found: Mapping[str, Any]) -> RenderableType:
     return Group(*parts, *(Text(f"{name:<9} {value}") for name, value in facts))
 
 
-def render_node(node: Any, answer: Mapping[str, Any] | None) -> tuple[object, ...]:
+def render_node(node: Any, answer: Mapping[str, Any] | None, *, is_silent: bool) -> tuple[object, ...]:
     """Return a node's row: what it says of itself, or what its lease says of it."""
     if answer is None:
-        state = "lives elsewhere" if node.is_alive else "dead"
+        state = "no answer" if is_silent else "lives elsewhere" if node.is_alive else "dead"
         return node.node_id, state, "-", node.sessions, "-", "-", "-", "-"
     state = "stopping" if answer["is_stopping"] else "overloaded" if answer["is_overloaded"] else "up"
     if not answer["is_database_reachable"]:
@@ -86,6 +90,16 @@ def status(access: Access, as_json: bool) -> None:
         print_json(found)
     else:
         make_console().print(render_status(found))
+    end_if_silent(found["silent"].values())
+
+
+def end_if_silent(messages: Iterable[str]) -> None:
+    """End with the exit code of nodes that do not answer, if some do not: what is stored was shown all the same."""
+    told = list(messages)
+    for message in told:
+        click.echo(f"Error: {message}", err=True)
+    if told:
+        sys.exit(int(ExitCode.NO_NODE))
 
 
 @click.command(short_help="The same, live, with the busiest and slowest sessions.")
@@ -107,6 +121,7 @@ def top(access: Access, interval: float, rows: int, once: bool, as_json: bool) -
                 print_json({**found, "sessions": busy})
             else:
                 make_console().print(Group(render_status(found), render_sessions(busy)))
+            end_if_silent(found["silent"].values())
             return
         with shown_live() as show:
             while True:
@@ -130,7 +145,7 @@ def shown_live() -> Iterator[Callable[[RenderableType], None]]:
 
 def read_live(access: Access) -> dict[str, dict[str, Any]]:
     """Return the sessions with an actor on this machine's nodes, by key."""
-    answers = access.ask_nodes("/sessions", [("limit", str(SHOWN_LIVE))])
+    answers, _ = access.try_nodes("/sessions", [("limit", str(SHOWN_LIVE))])  # of the others, `read_status` tells
     return {session["session_key"]: session for answer in answers.values() for session in answer["sessions"]}
 
 
