@@ -3,6 +3,7 @@
 import getpass
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,27 @@ from storage.operator_store import OperatorStore
 from storage.records import AuditRecord, EventType
 
 STATUS_TIMEOUT_S: Final = 3.0
+
+
+DEATH_TIMEOUT_S: Final = 4.0
+"""Longer than the two seconds that a node lingers for (`storage.node_store`)."""
+
+DEATH_LOOK_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the nodes of this machine say.
+
+    Attributes:
+        answers: By node.
+        failures: Of those that do not answer, why.
+        gone: Those that were killed: they have a socket, and nobody listens on it.
+    """
+
+    answers: Mapping[str, Any]
+    failures: Mapping[str, AdminError]
+    gone: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,29 +201,31 @@ class Access:
         Raises:
             AdminError: If none answers, and not because none runs.
         """
-        answers, failures = self.try_nodes(path, query)
-        if failures and not answers:
-            raise next(iter(failures.values()))
-        warn(failures)
-        return answers
+        said = self.try_nodes(path, query)
+        if said.failures and not said.answers:
+            raise next(iter(said.failures.values()))
+        warn(said.failures)
+        return dict(said.answers)
 
-    def try_nodes(
-        self, path: str, query: list[tuple[str, str]] | None = None
-    ) -> tuple[dict[str, Any], dict[str, AdminError]]:
-        """Ask all nodes of this machine something; returns the answers, and why there is none, by node."""
+    def try_nodes(self, path: str, query: list[tuple[str, str]] | None = None) -> Answers:
+        """Ask all nodes of this machine something; returns the answers, and what is known of those that give none."""
         answers: dict[str, Any] = {}
         failures: dict[str, AdminError] = {}
+        gone: set[str] = set()
         for node in self.list_nodes():
             try:
                 answers[node.node_id] = node.get(path, query, timeout_s=STATUS_TIMEOUT_S)
             except NodeGone:
-                continue
+                gone.add(node.node_id)
             except AdminError as error:
                 failures[node.node_id] = error
-        return answers, failures
+        return Answers(answers, failures, frozenset(gone))
 
-    def find_node(self, session: StoredSession | None) -> NodeClient | None:
+    def find_node(self, stored: Stored, session: StoredSession) -> NodeClient | None:
         """Return the node to act through on a session: its owner, or any if it has none that lives.
+
+        An owner that was killed is taken to live for two seconds more, and so is everyone for as long after PostgreSQL
+        has started, as it may have for this command: that is waited for.
 
         Returns:
             None if no node of this machine runs.
@@ -209,23 +233,43 @@ class Access:
         Raises:
             AdminError: If its owner runs, but does not answer, or not where this command does.
         """
-        answers, failures = self.try_nodes("/status")
-        owner = session.owner if session is not None else None
-        if owner in failures or (failures and not answers):
-            raise failures[owner] if owner in failures else next(iter(failures.values()))
-        warn(failures)
-        nodes = [node for node in self.list_nodes() if node.node_id in answers]
-        if session is not None and session.is_owner_alive and session.owner is not None:
+        said = self.try_nodes("/status")
+        if session.owner is not None and session.owner in said.failures:
+            raise said.failures[session.owner]
+        if said.failures and not said.answers:
+            raise next(iter(said.failures.values()))
+        warn(said.failures)
+        nodes = [node for node in self.list_nodes() if node.node_id in said.answers]
+        if session.is_owner_alive and session.owner is not None:
             for node in nodes:
                 if node.node_id == session.owner:
                     return node
-            raise AdminError(
-                ExitCode.NO_NODE,
-                f"node {session.owner} has {session.session_key} and has no socket in {self.settings.data_dir}: run "
-                "the command on its machine, with its --data-dir",
-            )
-        takers = [node for node in nodes if not answers[node.node_id]["is_stopping"]]
+            if session.owner not in said.gone:
+                raise AdminError(
+                    ExitCode.NO_NODE,
+                    f"node {session.owner} has {session.session_key} and has no socket in {self.settings.data_dir}: "
+                    "run the command on its machine, with its --data-dir",
+                )
+            wait_for_end(stored, session)
+        takers = [node for node in nodes if not said.answers[node.node_id]["is_stopping"]]
         return takers[0] if takers else nodes[0] if nodes else None
+
+
+def wait_for_end(stored: Stored, session: StoredSession) -> None:
+    """Wait until the owner of a session, which was killed, is taken to be dead by all.
+
+    Raises:
+        AdminError: If it is not after `DEATH_TIMEOUT_S`.
+    """
+    deadline_s = time.monotonic() + DEATH_TIMEOUT_S
+    while True:
+        found = stored.require_session(session.session_key)
+        if found.owner != session.owner or not found.is_owner_alive:
+            return
+        if time.monotonic() > deadline_s:
+            words = f"node {session.owner} has {session.session_key} and was killed a moment ago: try again in ten"
+            raise AdminError(ExitCode.REFUSED, f"{words} seconds")
+        time.sleep(DEATH_LOOK_S)
 
 
 def warn(failures: Mapping[str, AdminError]) -> None:

@@ -106,7 +106,7 @@ def retry(access: Access, session_key: str, event_seq: int, dry_run: bool, as_js
 def run_again(access: Access, stored: Stored, session_key: str, event_seq: int) -> dict[str, Any]:
     """Say it again, through a node or for the next one."""
     audit = make_audit("dead retry", session_key=session_key, event_seq=event_seq)
-    node = access.find_node(stored.inspection.read_session(session_key))
+    node = access.find_node(stored, stored.require_session(session_key))
     if node is not None:
         answer: dict[str, Any] = node.act("/dead/retry", audit, event_seq=event_seq)
         return answer

@@ -67,6 +67,15 @@ def failures_told(as_json: bool) -> Iterator[None]:
     except click.ClickException as error:
         print_failure(error.format_message(), error.exit_code, as_json)
         raise
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is None:
+            drop_answer()
+        what = "write the answer" if error.filename is None else f"use {error.filename}"
+        failure = AdminError(ExitCode.WRONG, f"cannot {what}: {error.strerror or error}")
+        print_failure(failure.message, failure.exit_code, as_json)
+        raise failure from error
     except click.Abort:
         print_failure("the question was answered with no", ExitCode.WRONG, as_json)
         raise
@@ -76,6 +85,11 @@ def print_failure(message: str, exit_code: int, as_json: bool) -> None:
     """Say on standard output, in a line of JSON if JSON is wanted, what standard error says."""
     if as_json:
         print_line({"error": message, "exit_code": int(exit_code)})
+
+
+def drop_answer() -> None:
+    """See to it that what the interpreter still has to write of the answer at its end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -89,8 +103,7 @@ def ended_by_signals() -> Iterator[None]:
                 click.echo(err=True)  # after the terminal's ^C
             sys.exit(BY_SIGNAL + signal.SIGINT)
         except BrokenPipeError:
-            # What the interpreter still has to flush is for nobody, either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_answer()
             sys.exit(BY_SIGNAL + signal.SIGPIPE)
 
 

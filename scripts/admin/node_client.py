@@ -96,7 +96,9 @@ class NodeClient:
                 "see its log, and `kill -9` it if it stays so: another start goes on where it was",
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise AdminError(ExitCode.NO_NODE, f"node {self.node_id} broke off its answer: {error}") from error
+            advice = "ask again" if method == "GET" else "whether it was done, `callboard admin audit` tells"
+            words = f"node {self.node_id} broke off its answer ({error}): {advice}"
+            raise AdminError(ExitCode.NO_NODE, words) from error
         finally:
             connection.close()
         if response.status != http.client.OK:

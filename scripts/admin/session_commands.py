@@ -81,17 +81,17 @@ def show(access: Access, session_key: str, as_json: bool) -> None:
     """Show a session: its row, its actor, what runs and waits, its connections and how far they are."""
     with access.open_stored() as stored:
         session = stored.require_session(session_key)
-    answers, failures = access.try_nodes("/sessions", [("key", session_key)])
-    live = next((each for answer in answers.values() for each in answer["sessions"]), None)
+    said = access.try_nodes("/sessions", [("key", session_key)])
+    live = next((each for answer in said.answers.values() for each in answer["sessions"]), None)
     if as_json:
         print_json({"session": session, "live": live})
     else:
-        absent = "no actor on this machine" if answers else "no node runs on this machine"
-        if failures:
-            absent = f"node {', '.join(failures)} does not answer"
+        absent = "no actor on this machine" if said.answers else "no node runs on this machine"
+        if said.failures:
+            absent = f"node {', '.join(said.failures)} does not answer"
         make_console().print(render_session(session, live, absent=absent))
-    if session.owner in failures or (failures and not answers):
-        end_if_silent([each.message for each in failures.values()])
+    if session.owner in said.failures or (said.failures and not said.answers):
+        end_if_silent([each.message for each in said.failures.values()])
 
 
 def render_session(session: StoredSession, live: Mapping[str, Any] | None, *, absent: str) -> RenderableType:
@@ -165,7 +165,7 @@ def stop(access: Access, session_key: str, reaches_all: bool, dry_run: bool, as_
             print_stopped(session_key, stored.list_open(session, reaches_all=reaches_all), as_json, dry_run=True)
             return
         audit = make_audit("sessions stop", session_key=session_key)
-        node = access.find_node(session)
+        node = access.find_node(stored, session)
         if node is None:
             stopped = stop_offline(stored, session_key, audit, reaches_all)
         else:
@@ -194,7 +194,7 @@ def wake(access: Access, session_key: str, as_json: bool) -> None:
     """Have a node of this machine take a session up, and go on with what waits in it."""
     with access.open_stored() as stored:
         session = stored.require_session(session_key)
-    node = access.find_node(session)
+        node = access.find_node(stored, session)
     if node is None:
         raise AdminError(ExitCode.NO_NODE, WAKE_ADVICE)
     answer = node.act("/sessions/wake", make_audit("sessions wake", session_key=session_key))

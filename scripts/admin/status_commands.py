@@ -15,7 +15,7 @@ from scripts.admin.access import Access, Stored, pass_access
 from scripts.admin.arguments import DURATION_S
 from scripts.admin.failures import ExitCode
 from scripts.admin.output import json_option, make_console, make_table, print_json, tell_bytes, tell_span
-from storage.inspection_records import SessionFilter
+from storage.inspection_records import SessionFilter, StoredNode
 
 STUCK_S: Final = 30.0
 SHORTEST_S: Final = 0.05
@@ -27,11 +27,12 @@ SHOWN_LIVE: Final = 10_000
 def read_status(access: Access, stored: Stored) -> dict[str, Any]:
     """Return what nodes and database say of themselves."""
     totals = stored.inspection.read_totals()
-    answers, failures = access.try_nodes("/status")
+    said = access.try_nodes("/status")
     return {
         "nodes": stored.inspection.list_nodes(),
-        "answers": answers,
-        "silent": {node_id: failure.message for node_id, failure in failures.items()},
+        "answers": said.answers,
+        "silent": {node_id: failure.message for node_id, failure in said.failures.items()},
+        "gone": sorted(said.gone),
         "totals": totals,
         "stuck": len(stored.inspection.list_sessions(SessionFilter(stuck_s=STUCK_S), limit=1000)),
     }
@@ -45,7 +46,7 @@ def render_status(found: Mapping[str, Any]) -> RenderableType:
     rows = []
     for node in found["nodes"]:
         answer = found["answers"].get(node.node_id)
-        rows.append(render_node(node, answer, is_silent=node.node_id in found["silent"]))
+        rows.append(render_node(node, answer, tell_absence(node, found)))
     if rows:
         parts.append(make_table(("node", "state", ">up", ">sessions", ">busy", ">conns", ">writes", ">lag p99"), rows))
     else:
@@ -59,11 +60,19 @@ def render_status(found: Mapping[str, Any]) -> RenderableType:
     return Group(*parts, *(Text(f"{name:<9} {value}") for name, value in facts))
 
 
-def render_node(node: Any, answer: Mapping[str, Any] | None, *, is_silent: bool) -> tuple[object, ...]:
-    """Return a node's row: what it says of itself, or what its lease says of it."""
+def tell_absence(node: StoredNode, found: Mapping[str, Any]) -> str:
+    """Return what a node is that has not answered."""
+    if node.node_id in found["silent"]:
+        return "no answer"
+    if node.node_id in found["gone"]:
+        return "killed"
+    return "lives elsewhere" if node.is_alive else "dead"
+
+
+def render_node(node: StoredNode, answer: Mapping[str, Any] | None, absence: str) -> tuple[object, ...]:
+    """Return a node's row: what it says of itself, or what is known without."""
     if answer is None:
-        state = "no answer" if is_silent else "lives elsewhere" if node.is_alive else "dead"
-        return node.node_id, state, "-", node.sessions, "-", "-", "-", "-"
+        return node.node_id, absence, "-", node.sessions, "-", "-", "-", "-"
     state = "stopping" if answer["is_stopping"] else "overloaded" if answer["is_overloaded"] else "up"
     if not answer["is_database_reachable"]:
         state = "no database"
@@ -145,7 +154,8 @@ def shown_live() -> Iterator[Callable[[RenderableType], None]]:
 
 def read_live(access: Access) -> dict[str, dict[str, Any]]:
     """Return the sessions with an actor on this machine's nodes, by key."""
-    answers, _ = access.try_nodes("/sessions", [("limit", str(SHOWN_LIVE))])  # of the others, `read_status` tells
+    # Of those that do not answer, `read_status` tells.
+    answers = access.try_nodes("/sessions", [("limit", str(SHOWN_LIVE))]).answers
     return {session["session_key"]: session for answer in answers.values() for session in answer["sessions"]}
 
 

@@ -12,6 +12,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +139,14 @@ def test_table_ends_once_nobody_reads_it(server: ServerProcess, key: str, comman
         assert process.stderr is not None
         assert process.stderr.read() == b""
         assert process.wait(TIMEOUT_S) == 141
+
+
+@pytest.mark.parametrize("command", ["status", "status --json"])
+def test_answer_that_cannot_be_written_is_named(server: ServerProcess, command: str) -> None:
+    arguments = [CALLBOARD, "admin", "--data-dir", str(server.data.path), *command.split()]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, env=make_environment(), check=False)
+    assert (done.returncode, done.stderr) == (1, b"Error: cannot write the answer: No space left on device\n")
 
 
 def test_top_without_a_terminal_shows_one_look_after_the_other(server: ServerProcess, key: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,24 @@ def test_owner_that_stands_still_is_not_said_to_be_elsewhere(servers: Servers) -
         finally:
             first.send_signal(signal.SIGCONT)
     second.stop()
+
+
+def test_what_a_killed_node_had_can_be_acted_on_without_it(servers: Servers, agents_file: Path) -> None:
+    server = servers.start("--agents", str(agents_file))
+    data_dir = server.data.path
+    with connect(server, "t", agentId="mended") as client:
+        client.ask("Are you there?")
+    with connect(server, "s", agentId="stubborn") as client:
+        client.say("hang", requestId="r1")
+        client.receive()
+        server.kill()
+    server.data.kill_postgres()  # each command starts it, and all nodes count as alive for a while
+    assert re.search(r"^[0-9a-f]{12}   killed ", run_admin(data_dir, "status").stdout, re.MULTILINE)
+    assert "Stopped event 1" in run_admin(data_dir, "sessions", "stop", "local:stubborn:s").stdout
+    assert "runs again as event 2" in run_admin(data_dir, "dead", "retry", "local:mended:t", "1").stdout
+
+    again = servers.start("--agents", str(agents_file), data_dir=data_dir)
+    with connect(again, "t", agentId="mended") as client:
+        assert client.receive_answer().frames[-1]["message"] == "At last: Are you there?"
+    with connect(again, "s", agentId="stubborn") as client:
+        assert client.receive_answer().frames[-1]["type"] == "cancelled"
