@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+NAMED_SESSIONS = 3
+"""So many are named in one line."""
+
 
 class StorageError(Exception):
     """Base of every error that this package raises."""
@@ -55,6 +58,8 @@ class SessionsOwned(StorageError):
     """
 
     def __init__(self, owners: Mapping[str, str]) -> None:
-        named = ", ".join(f"{session_key} (node {node_id})" for session_key, node_id in owners.items())
+        named = ", ".join(f"{key} (node {node_id})" for key, node_id in list(owners.items())[:NAMED_SESSIONS])
+        if len(owners) > NAMED_SESSIONS:
+            named += ", ..."
         super().__init__(f"live nodes own {len(owners)} of the sessions: {named}; stop these first, then try again")
         self.owners = owners

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -37,7 +37,7 @@ STATUS_TIMEOUT_S: Final = 3.0
 
 
 DEATH_TIMEOUT_S: Final = 4.0
-"""Longer than the two seconds that a node lingers for (`storage.node_store`)."""
+"""How long nodes that were killed are waited for: longer than the two seconds that they linger."""
 
 DEATH_LOOK_S: Final = 0.1
 
@@ -224,8 +224,7 @@ class Access:
     def find_node(self, stored: Stored, session: StoredSession) -> NodeClient | None:
         """Return the node to act through on a session: its owner, or any if it has none that lives.
 
-        An owner that was killed is taken to live for two seconds more, and so is everyone for as long after PostgreSQL
-        has started, as it may have for this command: that is waited for.
+        If that was killed a moment ago, it is waited until it is dead for all.
 
         Returns:
             None if no node of this machine runs.
@@ -250,26 +249,25 @@ class Access:
                     f"node {session.owner} has {session.session_key} and has no socket in {self.settings.data_dir}: "
                     "run the command on its machine, with its --data-dir",
                 )
-            wait_for_end(stored, session)
+            if not wait_for_ends(stored, {session.owner}):
+                words = f"node {session.owner} has {session.session_key} and was killed a moment ago: try again in ten"
+                raise AdminError(ExitCode.REFUSED, f"{words} seconds")
         takers = [node for node in nodes if not said.answers[node.node_id]["is_stopping"]]
         return takers[0] if takers else nodes[0] if nodes else None
 
 
-def wait_for_end(stored: Stored, session: StoredSession) -> None:
-    """Wait until the owner of a session, which was killed, is taken to be dead by all.
+def wait_for_ends(stored: Stored, gone: Set[str]) -> bool:
+    """Wait until nodes that were killed are taken to be dead by all; returns whether they are, `DEATH_TIMEOUT_S` later.
 
-    Raises:
-        AdminError: If it is not after `DEATH_TIMEOUT_S`.
+    A node lingers for two seconds (`storage.node_store`), and so do all after PostgreSQL has started, as it may have
+    for this command.
     """
     deadline_s = time.monotonic() + DEATH_TIMEOUT_S
-    while True:
-        found = stored.require_session(session.session_key)
-        if found.owner != session.owner or not found.is_owner_alive:
-            return
+    while any(node.is_alive and node.node_id in gone for node in stored.inspection.list_nodes()):
         if time.monotonic() > deadline_s:
-            words = f"node {session.owner} has {session.session_key} and was killed a moment ago: try again in ten"
-            raise AdminError(ExitCode.REFUSED, f"{words} seconds")
+            return False
         time.sleep(DEATH_LOOK_S)
+    return True
 
 
 def warn(failures: Mapping[str, AdminError]) -> None:

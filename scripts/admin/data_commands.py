@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from scripts.admin.access import Access, confirm, make_audit, pass_access
+from scripts.admin.access import Access, confirm, make_audit, pass_access, wait_for_ends
 from scripts.admin.arguments import action_options, dry_run_option, key_argument, yes_option
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import json_option, print_json, tell_bytes, tell_span
@@ -97,6 +97,7 @@ def purge(access: Access, user: str, dry_run: bool, yes: bool, as_json: bool) ->
             raise AdminError(ExitCode.NOT_FOUND, f"nothing is stored of user {user}")
         if not dry_run:
             confirm(f"Delete {describe_data(found)} of {user} for ever?", yes=yes)
+            wait_for_ends(stored, access.try_nodes("/status").gone)
             found = purge_user(stored.database, user, audit=note_purge(stored.audit, user))
     if as_json:
         print_json({"user": user, "rows": found.rows, "actions": found.actions, "dry_run": dry_run})

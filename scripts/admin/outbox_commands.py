@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from scripts.admin.access import Access, confirm, make_audit, pass_access
+from scripts.admin.access import Access, confirm, make_audit, pass_access, wait_for_ends
 from scripts.admin.arguments import DURATION_S, KEY, action_options, user_option
 from scripts.admin.output import json_option, print_facts, print_json, tell_span
 from storage.operator_store import OutboxChange
@@ -60,6 +60,7 @@ def retry(access: Access, session_key: str | None, user: str | None, dry_run: bo
         return f"Deliver {describe(change)} after all?{again}"
 
     with access.open_stored() as stored:
+        wait_for_ends(stored, access.try_nodes("/status").gone)
         carry_out = partial(stored.operator.retry_outbox, audit, session_key=session_key, user_id=user)
         change = rehearse(carry_out, ask, dry_run=dry_run, yes=yes)
     print_change(change, "Would deliver" if dry_run else "Will deliver", as_json, dry_run=dry_run)

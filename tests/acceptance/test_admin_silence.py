@@ -60,6 +60,16 @@ def test_owner_that_stands_still_is_not_said_to_be_elsewhere(servers: Servers) -
     second.stop()
 
 
+def test_user_of_a_killed_node_can_be_purged(servers: Servers) -> None:
+    server = servers.start()
+    with connect(server, "t", agentId="echo") as client:
+        client.ask("Hello")
+        server.kill()
+    server.data.kill_postgres()
+    done = run_admin(server.data.path, "purge", "--user", "local", "--yes")
+    assert (done.returncode, "1 sessions" in done.stdout) == (0, True), done
+
+
 def test_what_a_killed_node_had_can_be_acted_on_without_it(servers: Servers, agents_file: Path) -> None:
     server = servers.start("--agents", str(agents_file))
     data_dir = server.data.path

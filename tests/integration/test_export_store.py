@@ -152,6 +152,13 @@ def test_purge_is_refused_while_a_live_node_owns_a_session(
     assert count_rows(query) == before
 
 
+def test_owners_in_the_way_of_a_purge_are_named_in_one_line() -> None:
+    owners = {f"ann:eliza:t{number}": "node1" for number in range(10_000)}
+    words = str(SessionsOwned(owners))
+    assert "10000 of the sessions: ann:eliza:t0 (node node1), ann:eliza:t1 (node node1), " in words
+    assert len(words) < 250
+
+
 def test_purge_passes_over_owners_that_are_dead(
     database: PooledPostgresqlDatabase, talk: StoredTalk, writer: RecordingWriter, query: Query
 ) -> None:

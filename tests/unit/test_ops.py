@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from server import main, node
+from server import main, node, readiness
 from server.config import Settings
 from server.metrics_help import HELP
 from storage import embedded
@@ -204,7 +204,7 @@ class TestUnit:
 
 def shutdown_s() -> float:
     """Return how long the server takes to stop at most, without an embedded PostgreSQL."""
-    sockets_and_actors_s = 1.0 + node.PROBE_TIMEOUT_S
+    sockets_and_actors_s = 1.0 + readiness.PROBE_TIMEOUT_S
     closing_s = node.SWEEPER_CLOSE_S + node.WRITER_CLOSE_S + main.CANCEL_TIMEOUT_S
     return Settings().shutdown_grace_s + sockets_and_actors_s + closing_s
 
