@@ -5,8 +5,10 @@
 
     command             the group: status_commands, session_commands, log_commands, outbox_commands, dead_commands,
                         data_commands, health_commands, agent_commands
-    arguments, output   options that several have; tables or JSON
-    access, node_client the data, the nodes; failures: exit codes
+    arguments           options that several have
+    output, tables      the answer: tables or JSON
+    failures, ending    what is wrong: exit codes, one line, signals
+    access, node_client the data, the nodes
 
 Commands read what is stored, and ask the nodes of this machine what they are at. What changes a session goes through
 the node that owns it, or, if none does, is stored for the next one (`offline`). Each action is one transaction, with a

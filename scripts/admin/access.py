@@ -125,8 +125,8 @@ class Access:
         if not create and not self._has_data():
             raise AdminError(
                 ExitCode.NO_DATABASE,
-                f"there are no data in {data_dir}: name the server's directory with --data-dir (CALLBOARD_DATA_DIR), "
-                "or its database with --database-url (DATABASE_URL)",
+                f"there are no data in {data_dir}: name the server's directory, `callboard admin --data-dir DIR ...` "
+                "(CALLBOARD_DATA_DIR), or its database, `callboard admin --database-url URL ...` (DATABASE_URL)",
             )
         try:
             embedded = EmbeddedPostgres.start(data_dir, report=lambda _: None)

@@ -59,9 +59,7 @@ def failures_told(as_json: bool) -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx is not None else "callboard admin"
-        words = error.format_message().rstrip(".")
-        failure = AdminError(ExitCode.UNUSABLE_ARGUMENT, f"{words}; see `{path} --help`")
+        failure = AdminError(ExitCode.UNUSABLE_ARGUMENT, describe_misuse(error))
         print_failure(failure.message, failure.exit_code, as_json)
         raise failure from error
     except click.ClickException as error:
@@ -79,6 +77,23 @@ def failures_told(as_json: bool) -> Iterator[None]:
     except click.Abort:
         print_failure("the question was answered with no", ExitCode.WRONG, as_json)
         raise
+
+
+def describe_misuse(error: click.UsageError) -> str:
+    """Return what is wrong with arguments, and where to look."""
+    words, context = error.format_message().rstrip("."), error.ctx
+    path = context.command_path if context is not None else "callboard admin"
+    while context is not None and isinstance(error, click.NoSuchOption):
+        if isinstance(context.command, AdminGroup) and has_option(context.command, error.option_name):
+            name = error.option_name
+            return f"{name} stands before the command: `{context.command_path} {name} ... COMMAND`"
+        context = context.parent
+    return f"{words}; see `{path} --help`"
+
+
+def has_option(command: click.Command, name: str) -> bool:
+    """Tell whether a command takes an option."""
+    return any(name in parameter.opts for parameter in command.params)
 
 
 def print_failure(message: str, exit_code: int, as_json: bool) -> None:

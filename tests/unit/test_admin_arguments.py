@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from scripts.admin.arguments import DURATION_S, KEY, SINCE
+from scripts.admin.command import admin
 from scripts.admin.output import tell, tell_bytes, tell_span
 
 
@@ -67,3 +69,22 @@ def test_bytes_have_two_figures_or_three(count: int | None, words: str) -> None:
 def test_what_terminals_obey_is_not_passed_on() -> None:
     assert tell("a\x1b]0;title\x07\x9b2Jb\nc\td") == "a\ufffd]0;title\ufffd\ufffd2Jb\nc\td"
     assert tell("a\u202eb") == "a\ufffdb"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["status", "--data-dir", "/x"],
+            "--data-dir stands before the command: `callboard admin --data-dir ... COMMAND`",
+        ),
+        (["sessions", "list", "--agents", "x"], "--agents stands before the command: `callboard admin --agents"),
+        (["sessions", "list", "--frob"], "No such option '--frob'; see `callboard admin sessions list --help`"),
+    ],
+)
+def test_option_in_the_wrong_place_is_shown_the_right_one(arguments: list[str], words: str) -> None:
+    done = CliRunner().invoke(admin, arguments, prog_name="callboard admin")
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {words}")
+    assert done.stderr.count("\n") == 1
