@@ -202,11 +202,19 @@ class DeliveryActor(BaseActor):
         self._step(session_key, partial(detach, connection_id=connection_id))
         if not self._routes[session_key].subscribers:
             self._unattended[session_key] = _Unattended(self._services.clock(), self._services.writer.submitted_count)
+            self._tell_unattended(session_key)
+
+    def _tell_unattended(self, session_key: str) -> None:
+        """Tell the tracer of a session that has no connection, nor one that is about to get its effects."""
+        tracer = self._services.tracer
+        if tracer is not None and (session_key in self._unattended or session_key not in self._routes):
+            tracer.leave_session(session_key)
 
     def receiveMsg_EffectsCommitted(self, message: EffectsCommitted, _sender: ActorAddress) -> None:
         """Send what was committed; without a connection it stays in the outbox."""
         if message.session_key in self._routes:
             self._step(message.session_key, partial(commit, effects=message.effects))
+        self._tell_unattended(message.session_key)
 
     def receiveMsg_FramesTaken(self, message: FramesTaken, _sender: ActorAddress) -> None:
         """A socket took frames."""

@@ -17,6 +17,7 @@ from thespian.actors import ActorAddress
 from actors.agents.protocol import TokenUsage
 from actors.routing import Receipt
 from actors.services import Services, SweeperPort
+from actors.tracing import MessageTrace
 from storage.outbox_records import OutboxBacklog, OutboxEffect, OutboxSubscription
 from storage.records import AuditRecord
 
@@ -37,6 +38,7 @@ class SubmitUserMessage:
         reject_if_busy: True to be refused rather than to wait behind others.
         retry_of: The event of a failed turn that an operator runs again with it; None if a user says it.
         audit: What is noted with it, of an operator.
+        trace: Its place in a trace; None without one.
     """
 
     session_key: str
@@ -48,6 +50,7 @@ class SubmitUserMessage:
     reject_if_busy: bool = False
     retry_of: int | None = None
     audit: AuditRecord | None = None
+    trace: MessageTrace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)

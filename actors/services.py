@@ -10,6 +10,7 @@ from thespian.actors import ActorAddress
 from actors.agent_slices import AgentSlices
 from actors.agents.registry import AgentRegistry
 from actors.retry_policy import RetryPolicy
+from actors.tracing import Tracer
 from storage.node_store import NodeStore
 from storage.outbox_records import OutboxEffect, OutboxSubscription
 from storage.outbox_store import OutboxStore
@@ -161,6 +162,7 @@ class Services:
         tell: Hands a message to an actor, from the loop's thread or any other.
         agent_slices: Shares the loop's time among agents that never wait.
         meter: Counts what they do.
+        tracer: Is told what becomes of requests; None for nobody.
         draw: Gives random numbers of 0 up to 1: what is spread out in time is spread by them.
     """
 
@@ -174,4 +176,5 @@ class Services:
     tell: Callable[[ActorAddress, object], None]
     agent_slices: AgentSlices = field(default_factory=AgentSlices)
     meter: Meter = field(default_factory=Meter)
+    tracer: Tracer | None = None
     draw: Callable[[], float] = random.random

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, assert_never
 
@@ -44,8 +43,10 @@ from actors.session_commands import (
 )
 from actors.session_description import describe_session
 from actors.session_ends import abandon, halt, settle
+from actors.session_log import log_accepted, log_concluded, log_left, log_unexpected
 from actors.session_state import Phase, RunningTurn, SessionState
 from actors.session_steps import Message, step
+from actors.session_traces import SessionTraces
 from actors.turn_runner import TurnRunner
 from storage.outbox_records import OutboxEffect
 from storage.records import (
@@ -59,8 +60,6 @@ from storage.records import (
     WriteFenced,
     WriteRefused,
 )
-
-log = logging.getLogger(__name__)
 
 RETRY_JITTER: Final = 0.25
 """The pauses between attempts are shorter or longer by up to this part of them: what fails at once comes back apart."""
@@ -79,6 +78,7 @@ class SessionActor(BaseActor):
     def __init__(self) -> None:
         super().__init__()
         self._runner: TurnRunner | None = None
+        self._traces: SessionTraces | None = None
         self._received = 0
         self._reported_received: int | None = None  # with the last report of idleness; None while busy
 
@@ -87,6 +87,8 @@ class SessionActor(BaseActor):
         self._start = message
         self._services = message.services
         settings = message.services.settings
+        if message.services.tracer is not None:
+            self._traces = SessionTraces(message.session_key, message.services.tracer)
         self._state = SessionState(
             session_key=message.session_key,
             queue_limit=settings.session_queue_limit,
@@ -169,6 +171,8 @@ class SessionActor(BaseActor):
         if self._state.phase is Phase.ACTIVE and self._state.is_idle:
             release = SessionRelease(session_key=self._start.session_key, epoch=self._state.epoch)
             self._services.writer.submit_report(release)
+        if self._services.tracer is not None:
+            self._services.tracer.forget_session(self._start.session_key)
 
     def abandon(self, message: object) -> None:
         """Answer what was not handed to storage; once the rest is settled, the director is told and ends this actor.
@@ -193,8 +197,13 @@ class SessionActor(BaseActor):
         self._report_idleness()
 
     def _carry_out(self, commands: list[Command]) -> None:
+        traces, now_s = self._traces, self._services.clock() if self._traces is not None else 0.0
+        if traces is not None:
+            traces.watch(self._state.turn, now_s)
         for done, command in enumerate(commands):
             try:
+                if traces is not None:
+                    traces.follow(command, now_s)
                 self._do(command)
             except BaseException:
                 self._undone = commands[done:]
@@ -225,13 +234,13 @@ class SessionActor(BaseActor):
                 self._notify(command.message.connection_id, {"type": "stopped", "eventSeqs": list(command.event_seqs)})
             case TurnConcluded():
                 self._count_concluded(command)
-                self._log_concluded(command)
+                log_concluded(self._start.session_key, command)
             case RefuseRequest():
                 self._refuse(command)
             case Leave():
                 self._leave(command)
             case Unexpected():
-                self._log_unexpected(command)
+                log_unexpected(self._start.session_key, command)
             case _:
                 assert_never(command)
 
@@ -258,6 +267,7 @@ class SessionActor(BaseActor):
         services = self._services
         key = SessionKey.parse(self._start.session_key)
         address = self.myAddress
+        traceparent = self._traces.name_agent_span(turn) if self._traces is not None else None
         agent = services.agents.get(key.agent_id)
         if agent is None:
             # The edge knows only configured agents; this one was taken out of the file after the message came.
@@ -283,6 +293,8 @@ class SessionActor(BaseActor):
                 checkpoint=copy.deepcopy(checkpoint),  # the agent's to change; ours is what is stored
                 deadline_s=deadline_s,
                 cancelled=cancelled,
+                traceparent=traceparent,
+                tracestate=turn.trace.tracestate if turn.trace is not None and traceparent is not None else None,
             )
 
         self._runner = TurnRunner(
@@ -332,58 +344,14 @@ class SessionActor(BaseActor):
         self._notify(message.connection_id, frame)
         if not command.duplicate:
             self._services.meter.count_accepted(self._read_clock(command.committed_at_s) - message.submitted_at_s)
-            self._log_accepted(command)
+            log_accepted(self._start.session_key, command)
 
     def _leave(self, command: Leave) -> None:
-        log.warning(
-            "Session %s leaves this actor: %s",
-            self._start.session_key,
-            command.reason,
-            extra={"action": "session_left", "session_key": self._start.session_key},
-        )
+        log_left(self._start.session_key, command)
         self.send(self._start.director, SessionStopped(session_key=self._start.session_key, restart=command.restart))
-
-    def _log_accepted(self, command: Accepted) -> None:
-        log.info(
-            "Accepted message %s of %s",
-            command.event_seq,
-            self._start.session_key,
-            extra={
-                "action": "message_accepted",
-                "session_key": self._start.session_key,
-                "request_id": command.message.request_id,
-                "event_seq": command.event_seq,
-            },
-        )
-
-    def _log_unexpected(self, command: Unexpected) -> None:
-        log.warning(
-            "Session %s got an unexpected %s while %s",
-            self._start.session_key,
-            command.message,
-            command.situation,
-            extra={"action": "message_unexpected", "session_key": self._start.session_key},
-        )
 
     def _count_concluded(self, command: TurnConcluded) -> None:
         if command.is_retried:
             self._services.meter.count_retry()
         else:
             self._services.meter.count_turn(command.end.status)
-
-    def _log_concluded(self, command: TurnConcluded) -> None:
-        end = command.end
-        extra = {
-            "action": "attempt_failed" if command.is_retried else f"turn_{end.status}",
-            "session_key": self._start.session_key,
-            "request_id": command.request_id,
-            "event_seq": end.event_seq,
-            "attempt": end.attempt,
-            "latency_ms": end.latency_ms,
-        }
-        key = self._start.session_key
-        if command.is_retried:
-            text = "Attempt %s at turn %s of %s failed; another follows"
-            log.warning(text, end.attempt, end.event_seq, key, extra=extra)
-        else:
-            log.info("Turn %s of %s is %s after %s ms", end.event_seq, key, end.status, end.latency_ms, extra=extra)

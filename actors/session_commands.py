@@ -5,6 +5,7 @@ from typing import Any
 
 from actors.messages import ClaimDue, RetryDue, SubmitCancel, SubmitUserMessage
 from actors.session_state import RunningTurn, Situation
+from actors.tracing import MessageTrace
 from storage.records import (
     EffectRecord,
     SessionWrite,
@@ -109,11 +110,13 @@ class TurnConcluded:
 
     Attributes:
         is_retried: True if it is not its turn's, since another attempt follows.
+        trace: The request's place in a trace; None without one.
     """
 
     end: TurnEnd
     request_id: str | None
     is_retried: bool = False
+    trace: MessageTrace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +125,7 @@ class RefuseRequest:
 
     Attributes:
         is_cancel: True if it is a cancel that is refused.
+        trace: The message's place in a trace; None without one.
     """
 
     connection_id: str
@@ -130,6 +134,7 @@ class RefuseRequest:
     message: str
     retryable: bool
     is_cancel: bool = False
+    trace: MessageTrace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,4 +117,5 @@ def refuse(
         message=message,
         retryable=retryable,
         is_cancel=isinstance(submitted, SubmitCancel),
+        trace=submitted.trace if isinstance(submitted, SubmitUserMessage) else None,
     )

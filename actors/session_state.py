@@ -38,6 +38,7 @@ from actors.messages import (
     SubmitUserMessage,
 )
 from actors.retry_policy import RetryPolicy
+from actors.tracing import MessageTrace
 from storage.records import (
     SessionWrite,
     TurnStatus,
@@ -98,6 +99,7 @@ class WaitingTurn(msgspec.Struct, frozen=True, kw_only=True):
         rest_s: How long it rests before it is begun again; 0 if it need not.
         shown: True if clients have seen a part of its answer.
         cancelled: True if its user has stopped it already.
+        trace: Its place in a trace; None without one.
     """
 
     event_seq: int
@@ -111,6 +113,7 @@ class WaitingTurn(msgspec.Struct, frozen=True, kw_only=True):
     rest_s: float = 0.0
     shown: bool = False
     cancelled: bool = False
+    trace: MessageTrace | None = None
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -146,6 +149,7 @@ class RunningTurn(msgspec.Struct, frozen=True, kw_only=True):
         waiting: Tokens that came since.
         is_held: True while the agent is paused.
         outcome: None while the agent is at work.
+        trace: As of `WaitingTurn`.
     """
 
     run: int
@@ -164,6 +168,7 @@ class RunningTurn(msgspec.Struct, frozen=True, kw_only=True):
     waiting_chars: int = 0
     is_held: bool = False
     outcome: Outcome | None = None
+    trace: MessageTrace | None = None
 
     @property
     def is_running(self) -> bool:

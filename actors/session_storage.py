@@ -9,6 +9,7 @@ from actors.messages import RetryDue, SubmitCancel, SubmitUserMessage
 from actors.session_commands import Command, Publish, Rest, RunAgent, TurnConcluded
 from actors.session_requests import answer_committed, answer_duplicate, take_cancel, take_user_message
 from actors.session_state import InFlight, Outcome, Phase, RunningTurn, SessionState, Tokens, WaitingTurn
+from actors.tracing import recall_trace
 from storage.records import (
     CANCEL_PREFIX,
     EventRecord,
@@ -34,6 +35,7 @@ def begin_session(state: SessionState, snapshot: SessionSnapshot, now_s: float) 
             text=event.payload["message"],
             accepted_at_s=now_s,
             cancelled=event.request_id in cancelled or event.seq in stopped,
+            trace=recall_trace(event.payload.get("trace")),
             **_count_attempts(snapshot, event.seq),
         )
         for event in snapshot.unprocessed
@@ -146,13 +148,14 @@ def publish_write(flight: InFlight, message: WriteCommitted) -> list[Command]:
 def conclude_turns(state: SessionState, flight: InFlight) -> list[Command]:
     """Tell of the attempts that a committed write has ended."""
     retried = {waiting.event_seq for waiting in flight.queue_after if waiting.rest_s > 0}
-    request_ids = {waiting.event_seq: waiting.request_id for waiting in state.queue}
-    if flight.turn_before is not None:
-        request_ids[flight.turn_before.event_seq] = flight.turn_before.request_id
-    return [
-        TurnConcluded(end=end, request_id=request_ids.get(end.event_seq), is_retried=end.event_seq in retried)
-        for end in flight.write.turn_ends
-    ]
+    turns = (*state.queue, *((flight.turn_before,) if flight.turn_before is not None else ()))
+    about = {turn.event_seq: (turn.request_id, turn.trace) for turn in turns}
+    commands: list[Command] = []
+    for end in flight.write.turn_ends:
+        request_id, trace = about.get(end.event_seq, (None, None))
+        is_retried = end.event_seq in retried
+        commands.append(TurnConcluded(end=end, request_id=request_id, is_retried=is_retried, trace=trace))
+    return commands
 
 
 def take_duplicates(

@@ -29,6 +29,7 @@ from actors.effect_frames import (
 from actors.messages import SubmitCancel, SubmitUserMessage
 from actors.session_commands import Command, HoldAgent, StopAgent, Submit
 from actors.session_state import InFlight, Outcome, RunningTurn, SessionState, WaitingTurn, fail_turn
+from actors.tracing import keep_trace
 from storage.records import (
     CANCEL_PREFIX,
     AuditRecord,
@@ -83,6 +84,8 @@ class _Draft:
         payload: dict[str, Any] = {"message": submitted.text}
         if submitted.retry_of is not None:
             payload["retryOf"] = submitted.retry_of
+        if submitted.trace is not None and (kept := keep_trace(submitted.trace)) is not None:
+            payload["trace"] = kept
         self._add_event(submitted, EventType.USER_MESSAGE, payload, submitted.request_id)
         self.effects.append(
             EffectRecord(
@@ -103,6 +106,7 @@ class _Draft:
                 request_id=submitted.request_id,
                 text=submitted.text,
                 accepted_at_s=submitted.submitted_at_s,
+                trace=submitted.trace,
             )
         )
         if submitted.audit is not None:
@@ -341,6 +345,7 @@ def _draft_failure(draft: _Draft, turn: RunningTurn, outcome: Outcome, now_s: fl
         losses=turn.losses,
         rest_s=draft.state.retry.pause_s(failures),
         shown=turn.shown or turn.effect_count > 0,
+        trace=turn.trace,
     )
     draft.queue.insert(0, again)
 
@@ -357,6 +362,7 @@ def _draft_start(draft: _Draft, waiting: WaitingTurn, run: int) -> RunningTurn:
         failures=waiting.failures,
         losses=waiting.losses,
         shown=waiting.shown,
+        trace=waiting.trace,
     )
     draft.turn_starts.append(TurnStart(event_seq=turn.event_seq, attempt=turn.attempt))
     if waiting.cancelled:

@@ -197,15 +197,17 @@ class RetryHandler(AdminHandler):
             event_seq=action.event_seq,
         )
         with AdminConnection(self._node) as connection:
+            now_s = self._node.clock()
             message = SubmitUserMessage(
                 session_key=action.session_key,
                 event_id=uuid.uuid4(),
                 connection_id=connection.connection_id,
                 request_id=plan.request_id,
                 text=plan.text,
-                submitted_at_s=self._node.clock(),
+                submitted_at_s=now_s,
                 retry_of=action.event_seq,
                 audit=audit,
+                trace=self._node.traces.begin(action.session_key, "admin", now_s),
             )
             self._node.submit(message)
             del message  # it counts as unanswered for as long as it is held

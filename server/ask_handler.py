@@ -7,7 +7,8 @@ said ──accepted──────────────> running ──mes
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from tornado.iostream import StreamClosedError
 
 from actors.messages import SubmitUserMessage
 from actors.routing import Receipt
+from actors.tracing import MessageTrace
 from server import v1_frames
 from server.frame_decoder import FrameDecoder
 from server.frames import MAX_FRAME_BYTES, FrameError, check_key_part, check_message, check_request_id
@@ -78,15 +80,20 @@ class Asker:
         """The place of the request's event; 0 if it was refused."""
         return self._accepted.eventSeq if self._accepted is not None else 0
 
-    async def ask(self, text: str) -> Message | Cancelled | Error:
+    async def ask(self, text: str, *, submitted_at_s: float, trace: MessageTrace | None) -> Message | Cancelled | Error:
         """Say something, and return how its request ended, or why it was refused.
+
+        Args:
+            text: What.
+            submitted_at_s: When the edge took it.
+            trace: Its place in a trace; None without one.
 
         Raises:
             ThreadsUnavailable: If a repeat's answer cannot be read.
         """
         session_key = str(self._key)
         self._node.connect(self._connection)
-        self._connection.times = None  # what it is given is not on its way to the client
+        self._connection.times = self._connection.traces = None  # what it is given is not on its way to the client
         number = self._connection.expect_thread(session_key, None)
         self._node.subscribe(
             self._connection, session_key, after=None, log=None, receipt=Receipt.ACKNOWLEDGED, number=number
@@ -97,7 +104,8 @@ class Asker:
             connection_id=self._connection.connection_id,
             request_id=self._request_id,
             text=text,
-            submitted_at_s=self._node.clock(),
+            submitted_at_s=submitted_at_s,
+            trace=trace,
         )
         self._node.submit(message)
         del message  # it counts as unanswered for as long as it is held
@@ -115,6 +123,12 @@ class Asker:
             end = self._end.result()
             if end.seq is not None:
                 self._node.acknowledge(self._connection, str(self._key), end.seq)
+
+    def note_taken(self) -> None:
+        """The request's end is on its way to the client."""
+        end = self._end.result() if self._end.done() else None
+        if end is not None and end.seq is not None:
+            self._node.traces.note_taken(self._connection.connection_id, str(self._key), end.seq)
 
     def leave(self) -> None:
         """Follow no more."""
@@ -179,6 +193,8 @@ class AskHandler(UserHandler):
 
     _asking: "asyncio.Task[Message | Cancelled | Error] | None" = None
     _is_gone = False
+    _refuse: Callable[[str], None] | None = None
+    """Tells of a refusal, once it is known what is refused."""
 
     async def post(self) -> None:
         """Answer with the whole answer, when it is there."""
@@ -188,18 +204,21 @@ class AskHandler(UserHandler):
             agent_id=question.agentId or self._node.agents.default_agent_id,
             thread_id=question.threadId or uuid.uuid4().hex,
         )
+        request_id, now_s = question.requestId or uuid.uuid4().hex, self._node.clock()
+        trace = self._begin_trace(key, now_s)
+        self._refuse = partial(self._node.traces.refuse, trace, str(key), request_id)
         if self._node.agents.get(key.agent_id) is None:
             raise Problem(404, "unknown_agent", f"agentId: there is no agent {key.agent_id}")
         if self._node.is_stopping:
             raise Problem(503, "overloaded", "the server is stopping")
         visit = self.admit(key.user_id)
-        request_id = question.requestId or uuid.uuid4().hex
         asker = Asker(self._node, key, request_id)
         about = {"agentId": key.agent_id, "threadId": key.thread_id, "requestId": request_id}
         try:
-            self._asking = asyncio.create_task(asker.ask(question.message))
+            self._asking = asyncio.create_task(asker.ask(question.message, submitted_at_s=now_s, trace=trace))
             end = await self._asking
             await self._write_end(end, about, asker.event_seq)
+            asker.note_taken()
             asker.settle()
         except StreamClosedError:
             self._is_gone = True
@@ -211,6 +230,11 @@ class AskHandler(UserHandler):
         finally:
             asker.leave()
             visit.end()
+
+    def _begin_trace(self, key: SessionKey, now_s: float) -> MessageTrace | None:
+        headers = self.request.headers
+        traceparent, tracestate = headers.get("traceparent"), headers.get("tracestate")
+        return self._node.traces.begin(str(key), "http", now_s, traceparent=traceparent, tracestate=tracestate)
 
     def _write_end(
         self, end: Message | Cancelled | Error, about: Mapping[str, Any], event_seq: int
@@ -226,6 +250,8 @@ class AskHandler(UserHandler):
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, Problem) and self._asking is None and self.request.method == "POST":
             self._node.metrics.count_refused(error.code)
+            if self._refuse is not None:
+                self._refuse(error.code)
         super().write_error(status_code, **kwargs)
 
     def on_connection_close(self) -> None:

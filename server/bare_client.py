@@ -59,35 +59,50 @@ class BareClient:
             self.connection.send_frame(make_error(error))
 
     def _submit(self, frame: ClientFrame) -> None:
-        session_key = self._find_session(frame)
         match frame:
             case ChatFrame():
-                self._node.submit(
-                    SubmitUserMessage(
-                        session_key=session_key,
-                        event_id=uuid.uuid4(),
-                        connection_id=self.connection.connection_id,
-                        request_id=frame.requestId,
-                        text=frame.message,
-                        submitted_at_s=self._node.clock(),
-                    )
-                )
+                self._say(frame)
             case CancelFrame():
                 self._node.submit(
                     SubmitCancel(
-                        session_key=session_key,
+                        session_key=self._find_session(frame),
                         event_id=uuid.uuid4(),
                         connection_id=self.connection.connection_id,
                         request_id=frame.requestId,
                     )
                 )
 
+    def _say(self, frame: ChatFrame) -> None:
+        session_key, now_s = self._make_key(self._choose_agent(frame)), self._node.clock()
+        trace = self._node.traces.begin(
+            session_key, "bare", now_s, traceparent=frame.traceparent, tracestate=frame.tracestate
+        )
+        try:
+            self._find_session(frame)
+        except FrameError as error:
+            self._node.traces.refuse(trace, session_key, frame.requestId, error.code)
+            raise
+        self._node.submit(
+            SubmitUserMessage(
+                session_key=session_key,
+                event_id=uuid.uuid4(),
+                connection_id=self.connection.connection_id,
+                request_id=frame.requestId,
+                text=frame.message,
+                submitted_at_s=now_s,
+                trace=trace,
+            )
+        )
+
+    def _choose_agent(self, frame: ClientFrame) -> str:
+        return frame.agentId or self._agent_id or self._node.agents.default_agent_id
+
     def _find_session(self, frame: ClientFrame) -> str:
         request_id = frame.requestId
         if frame.threadId is not None and frame.threadId != self._thread_id:
             words = f"threadId: this connection belongs to {self._thread_id}"
             raise FrameError("bad_request", words, request_id=request_id)
-        agent_id = frame.agentId or self._agent_id or self._node.agents.default_agent_id
+        agent_id = self._choose_agent(frame)
         self._require_agent(agent_id, request_id)
         session_key = self._session_keys.get(agent_id)
         if session_key is None:

@@ -13,12 +13,18 @@ from storage.records import SessionKey
 
 
 class ChatFrame(msgspec.Struct, frozen=True, tag_field="type", tag="chat"):
-    """`{"type":"chat"}`: say something."""
+    """`{"type":"chat"}`: say something.
+
+    Attributes:
+        traceparent, tracestate: W3C Trace Context; of any type, as what is none is passed over.
+    """
 
     message: str
     agentId: str | None = None
     threadId: str | None = None
     requestId: str | None = None
+    traceparent: Any = None
+    tracestate: Any = None
 
 
 class CancelFrame(msgspec.Struct, frozen=True, tag_field="type", tag="cancel"):

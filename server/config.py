@@ -16,6 +16,7 @@ from server.setting_parsers import (
     bearer_token,
     database_url,
     days,
+    http_url,
     ip_address,
     one_of,
     origins,
@@ -23,6 +24,7 @@ from server.setting_parsers import (
     seconds,
     some_text,
     switch,
+    true_or_false,
     whole_number,
 )
 from storage.data_directory import default_data_dir
@@ -252,6 +254,27 @@ class Settings:
         "What GET /metrics asks for as Bearer; with authentication there is no /metrics without it.",
         is_secret=True,
     )
+    otlp_endpoint: str | None = setting(
+        "--otel-exporter-otlp-endpoint",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        http_url,
+        "Where traces go: an OpenTelemetry collector, over HTTP; v1/traces is added to it. Needs the extra `tracing`.",
+        is_secret=True,
+    )
+    otlp_traces_endpoint: str | None = setting(
+        "--otel-exporter-otlp-traces-endpoint",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        http_url,
+        "Instead: the URL that traces are posted to, as it is.",
+        is_secret=True,
+    )
+    otel_sdk_disabled: bool = setting(
+        "--otel-sdk-disabled",
+        "OTEL_SDK_DISABLED",
+        true_or_false,
+        "true: no traces, whatever else is set.",
+        default=False,
+    )
     log_level: str = setting(
         "--log-level",
         "LOG_LEVEL",
@@ -262,6 +285,14 @@ class Settings:
     log_format: str = setting(
         "--log-format", "LOG_FORMAT", one_of("text", "json"), "Log lines for people or for machines.", default="text"
     )
+
+    def find_traces_endpoint(self) -> str | None:
+        """Return the URL that traces are posted to; None if there are to be none."""
+        if self.otel_sdk_disabled:
+            return None
+        if self.otlp_traces_endpoint is not None:
+            return self.otlp_traces_endpoint
+        return None if self.otlp_endpoint is None else f"{self.otlp_endpoint.rstrip('/')}/v1/traces"
 
 
 def load_settings(options: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:

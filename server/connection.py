@@ -97,6 +97,13 @@ class DeliveryTimes(Protocol):
         """A client has acknowledged a frame, so long after the operating system took it."""
 
 
+class DeliveryTraces(Protocol):
+    """Is told of what sockets take (`server.tracing`)."""
+
+    def note_taken(self, connection_id: str, session_key: str, seq: int) -> None:
+        """The operating system has just taken a session's effect."""
+
+
 class Connection:
     """One client's connection, in the bare dialect: it shows what it is given.
 
@@ -108,9 +115,11 @@ class Connection:
 
     Attributes:
         times: Takes its times; None for nobody.
+        traces: Is told of what its socket takes; None for nobody.
     """
 
     times: DeliveryTimes | None = None
+    traces: DeliveryTraces | None = None
 
     def __init__(self, connection_id: str, socket: Socket, dialect: Dialect, reports: DeliveryReports) -> None:
         self.connection_id = connection_id
@@ -251,6 +260,8 @@ class Connection:
         for session_key, seq, committed_at_s in self._under_way:
             if session_key is not None:
                 self._taken[session_key] = seq
+                if self.traces is not None:
+                    self.traces.note_taken(self.connection_id, session_key, seq)
                 if committed_at_s is not None:
                     pushed.append(committed_at_s)
         if pushed and self.times is not None:

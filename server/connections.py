@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from server.connection import Connection, DeliveryTimes, Dialect, EncodedEffect
+from server.connection import Connection, DeliveryTimes, DeliveryTraces, Dialect, EncodedEffect
 from storage.outbox_records import OutboxEffect, OutboxSubscription
 from storage.records import SessionKey
 
@@ -14,10 +14,12 @@ class Connections:
 
     Args:
         times: Takes the times of deliveries; None for nobody.
+        traces: Is told of what sockets take; None for nobody.
     """
 
-    def __init__(self, times: DeliveryTimes | None = None) -> None:
+    def __init__(self, times: DeliveryTimes | None = None, traces: DeliveryTraces | None = None) -> None:
         self._times = times
+        self._traces = traces
         self._by_id: dict[str, Connection] = {}
 
     def __len__(self) -> int:
@@ -26,6 +28,7 @@ class Connections:
     def add(self, connection: Connection) -> None:
         """Make a connection reachable."""
         connection.times = self._times
+        connection.traces = self._traces
         self._by_id[connection.connection_id] = connection
 
     def remove(self, connection_id: str) -> None:

@@ -40,7 +40,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = {
 
 CROSS_ORIGIN_HEADERS: Final[Mapping[str, str]] = {
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, traceparent, tracestate",
     "Access-Control-Max-Age": "600",
 }
 

@@ -26,6 +26,7 @@ from server.logs import configure_logging
 from server.loop_watch import LoopWatch
 from server.node import Node
 from server.open_files import allow_connections
+from server.tracing import NodeTracer, find_tracing
 from storage.database import migrate
 from storage.embedded import EmbeddedPostgres
 from storage.errors import EmbeddedPostgresError
@@ -59,12 +60,13 @@ def serve(settings: Settings, environ: Mapping[str, str], options: Mapping[str, 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gate = make_gate(settings, max_visits=allow_connections(settings.max_connections))
     agents = load_agents(settings.agents_file, environ)
+    make_tracer = find_tracing(settings)
     with open_database_for(settings) as dsn:
         migrate(dsn)
         collect_garbage_seldom()
         revive = None if settings.database_url is not None else partial(revive_embedded, settings)
         described = describe_settings(settings, options or {}, environ)
-        run_to_end(run_node(settings, dsn, agents, gate, revive, described))
+        run_to_end(run_node(settings, dsn, agents, gate, revive, described, make_tracer))
 
 
 def run_to_end(main: Coroutine[Any, Any, None]) -> None:
@@ -132,9 +134,10 @@ async def run_node(
     gate: Gate,
     revive: Callable[[], None] | None = None,
     described: Sequence[SettingInForce] = (),
+    make_tracer: Callable[[str], NodeTracer] | None = None,
 ) -> None:
     """Listen, say so on standard output, and serve until SIGINT or SIGTERM; a second one ends the grace at once."""
-    node = Node(settings, dsn=dsn, agents=agents)
+    node = Node(settings, dsn=dsn, agents=agents, make_tracer=make_tracer)
     try:
         sockets = bind_sockets(settings.port, settings.address)
     except OSError as error:

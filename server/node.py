@@ -17,7 +17,7 @@ Connection ──> Node.submit ──> SessionDirector ──> SessionActor ─�
 | sessions are halted, sockets closed | what sockets took is reported, and goes with the last writes |
 | the actors answer a probe | they have read all mail before it: the reports are with the writer |
 | the actor system | before what it uses; late answers of threads are dropped |
-| sweeper, writer, reader; then the watch | the watch frees a writer or reader that waits for a lost answer |
+| sweeper, writer, reader, then the watch; beside them the traces | the watch frees whoever waits for a lost answer |
 | agents, loop lag | nobody asks them any more |
 
 `server.main` listens once the node is started, and no more before it is stopped.
@@ -27,6 +27,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -68,6 +69,7 @@ from server.metrics import NodeMetrics, Watched
 from server.operators import Operators
 from server.readiness import Readiness
 from server.thread_reads import ThreadReads
+from server.tracing import EdgeTraces, NodeTracer
 from storage.connection_watch import ConnectionWatch
 from storage.reader import StorageReader
 from storage.records import Outcome, ReplyTo
@@ -90,10 +92,22 @@ class Node:
         settings: The configuration.
         dsn: The database, migrated.
         agents: Who answers.
+        make_tracer: Makes its tracer, of its id; None for no traces.
+
+    Attributes:
+        traces: Begins the traces of messages.
     """
 
-    def __init__(self, settings: Settings, *, dsn: str, agents: AgentRegistry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        dsn: str,
+        agents: AgentRegistry,
+        make_tracer: Callable[[str], NodeTracer] | None = None,
+    ) -> None:
         self.node_id = uuid.uuid4().hex[:12]
+        self.traces = EdgeTraces(make_tracer(self.node_id) if make_tracer is not None else None)
         self.agents = agents
         self.clock = time.monotonic
         self.session_queue_limit = settings.session_queue_limit  # how many messages may wait behind the running one
@@ -102,7 +116,7 @@ class Node:
         self._grace_over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.metrics = NodeMetrics(self._read_watched)
-        self._connections = Connections(self.metrics)
+        self._connections = Connections(self.metrics, self.traces.tracer)
         self._loop_lag = LoopLag(self._loop, self.metrics.loop_lag.add)
         self._intake = IntakeMeter()
         self._intake_bytes = settings.writer_queue_bytes
@@ -133,6 +147,7 @@ class Node:
             clock=self.clock,
             tell=self._system.tell,
             meter=self.metrics,
+            tracer=self.traces.tracer,
         )
         self.operators = Operators(self._system, self._services, self.reader)
 
@@ -170,12 +185,14 @@ class Node:
         await self._connections.close_all(close_codes.RESTART, "the server is stopping", timeout_s=1.0)
         await self.readiness.check_actors()
         self._system.shutdown()
+        traces_closed = asyncio.create_task(self.traces.close())  # beside the rest, which takes as long
         await asyncio.to_thread(self._sweeper.close, timeout_s=SWEEPER_CLOSE_S)
         await asyncio.to_thread(self._writer.close, timeout_s=WRITER_CLOSE_S)
         await asyncio.to_thread(self.reader.close)
         await asyncio.to_thread(self._watch.close)
         await self.agents.aclose()
         self._loop_lag.close()
+        await traces_closed
 
     def end_grace(self) -> None:
         """Stop waiting for running turns."""
@@ -189,6 +206,7 @@ class Node:
             text = "the database does not keep up; try again"
             refusal = FrameError("overloaded", text, request_id=message.request_id, retryable=True)
             self.metrics.count_refused(refusal.code)
+            self.traces.refuse(message.trace, message.session_key, message.request_id, refusal.code)
             self._connections.send_notice(message.connection_id, message.session_key, make_error(refusal))
         else:
             self._intake.admit(message)

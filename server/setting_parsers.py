@@ -77,6 +77,26 @@ def switch(text: str) -> bool:
     return text == "1"
 
 
+def true_or_false(text: str) -> bool:
+    """Parse true or false, in any case, as OpenTelemetry's variables have it."""
+    if text.lower() not in {"true", "false"}:
+        raise ValueError("expected true or false")
+    return text.lower() == "true"
+
+
+def http_url(text: str) -> str:
+    """Parse the URL of a service that is asked over HTTP."""
+    try:
+        parts = urlsplit(text)
+        is_usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        is_usable = is_usable and text.isascii() and text.isprintable() and not re.search(r"[\s#]", text)
+    except ValueError:  # a port that is no number, an unclosed bracket
+        is_usable = False
+    if not is_usable:
+        raise ValueError("expected a URL such as http://127.0.0.1:4318 or https://collector.example")
+    return text
+
+
 def ip_address(text: str) -> str:
     """Parse an address to listen on."""
     if text == "localhost":

@@ -145,15 +145,25 @@ class V1Client:
         )
 
     def _say(self, request: Say) -> None:
+        session_key, now_s = self._make_key(request), self._node.clock()
+        trace = self._node.traces.begin(
+            session_key, "v1", now_s, traceparent=request.traceparent, tracestate=request.tracestate
+        )
+        try:
+            self._find_subscribed(request)
+        except FrameError as error:
+            self._node.traces.refuse(trace, session_key, request.requestId, error.code)
+            raise
         self._node.submit(
             SubmitUserMessage(
-                session_key=self._find_subscribed(request),
+                session_key=session_key,
                 event_id=uuid.uuid4(),
                 connection_id=self.connection.connection_id,
                 request_id=request.requestId,
                 text=request.message,
-                submitted_at_s=self._node.clock(),
+                submitted_at_s=now_s,
                 reject_if_busy=request.onBusy == "reject",
+                trace=trace,
             )
         )
 
@@ -182,6 +192,10 @@ class V1Client:
         agent_id = request.agentId or self._node.agents.default_agent_id
         if self._node.agents.get(agent_id) is None:
             raise FrameError("unknown_agent", f"agentId: there is no agent {agent_id}")
+        return self._make_key(request)
+
+    def _make_key(self, request: ThreadRequest) -> str:
+        agent_id = request.agentId or self._node.agents.default_agent_id
         return str(SessionKey(user_id=self._user_id, agent_id=agent_id, thread_id=request.threadId))
 
 

@@ -1,6 +1,6 @@
 """What a client of protocol v1 sends: text in, checked request out. Pure; `server/PROTOCOL.md` describes it."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -47,16 +47,19 @@ class Unsubscribe(ThreadRequest, frozen=True, kw_only=True, tag="unsubscribe"):
     """Send no more of this thread."""
 
 
-class Say(ThreadRequest, frozen=True, kw_only=True, tag="message"):
+class Say(ThreadRequest, frozen=True, kw_only=True, omit_defaults=True, tag="message"):
     """Say something.
 
     Attributes:
         onBusy: Whether to wait behind others, or to be refused with `busy`.
+        traceparent, tracestate: W3C Trace Context; of any type, as what is none is passed over.
     """
 
     message: str
     requestId: str
     onBusy: Literal["enqueue", "reject"] = "enqueue"
+    traceparent: Any = None
+    tracestate: Any = None
 
 
 class Cancel(ThreadRequest, frozen=True, kw_only=True, tag="cancel"):

@@ -115,7 +115,7 @@ class OpenAIAgent:
         answer = _Answer()
         pacer = Pacer()
         try:
-            async with await self._request_answer([*history, question]) as stream:
+            async with await self._request_answer([*history, question], turn) as stream:
                 async for chunk in stream:
                     # One read may hold hundreds of chunks, and the SDK takes 0.1 ms for each without giving way.
                     await pacer.wait_until(0)
@@ -128,9 +128,11 @@ class OpenAIAgent:
         messages = self._keep_newest([*history, question, ChatMessage("assistant", "".join(answer.texts))])
         yield Final(checkpoint={"messages": msgspec.to_builtins(messages)}, usage=answer.usage)
 
-    async def _request_answer(self, messages: list[ChatMessage]) -> Any:
+    async def _request_answer(self, messages: list[ChatMessage], turn: Turn) -> Any:
         """Send the conversation; returns the SDK's stream of chunks, to be closed by the caller."""
         request = self._compose_request(messages)
+        if turn.traceparent is not None:
+            request["extra_headers"] = _make_trace_headers(turn.traceparent, turn.tracestate)
         if not self._asks_for_usage:
             return await self._completions.create(**request)
         try:
@@ -237,6 +239,11 @@ class _Answer:
             raise AgentError("The model's server withheld the answer: its content filter objected.", retryable=False)
         if not self.texts:
             raise AgentError("The model's answer is empty.")
+
+
+def _make_trace_headers(traceparent: str, tracestate: str | None) -> dict[str, str]:
+    """Return W3C Trace Context for the endpoint, which so goes on with the request's trace."""
+    return {"traceparent": traceparent} | ({"tracestate": tracestate} if tracestate is not None else {})
 
 
 def _read_usage(usage: Any) -> TokenUsage | None:

@@ -80,6 +80,9 @@ class Turn:
             long as the agent was paused, at a token, because the database did not keep up. Never earlier.
         cancelled: Set when the user cancels or the deadline passes. The task is cancelled too, so an agent needs
             to look at it only if it waits in a thread.
+        traceparent: The W3C `traceparent` of this attempt's span, to be sent along with what is asked of others, so
+            that their spans are in the same trace; None if the server writes no traces.
+        tracestate: What goes with it; None for nothing.
     """
 
     user_id: str
@@ -91,6 +94,8 @@ class Turn:
     checkpoint: JsonValue
     deadline_s: float
     cancelled: asyncio.Event
+    traceparent: str | None = None
+    tracestate: str | None = None
 
 
 class Agent(Protocol):

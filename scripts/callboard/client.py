@@ -132,6 +132,7 @@ class Callboard:
         *,
         request_id: str | None = None,
         on_busy: Literal["enqueue", "reject"] = "enqueue",
+        traceparent: str | None = None,
     ) -> AsyncIterator[AnswerFrame]:
         """Say something, and iterate over the answer. It is sent when the iteration begins.
 
@@ -144,6 +145,8 @@ class Callboard:
             request_id: Unique in the thread; None for a fresh one. The same one with the same text gives the same
                 answer, and runs once, however often and by whomever it is sent.
             on_busy: Whether to wait behind others of the thread, or to be refused with `busy`.
+            traceparent: W3C Trace Context: the caller's span, if the server's are to be in its trace. It is not looked
+                for: an application that has OpenTelemetry gets it from `inject()` of its propagator.
 
         Raises:
             RequestRefused: If the server does not take the message. `overloaded` only after half a minute of trying.
@@ -151,7 +154,9 @@ class Callboard:
         """
         self._require_open()
         place = await self.find_thread(thread)
-        request, sends = self._conversation.say(place, text, request_id=request_id, on_busy=on_busy)
+        request, sends = self._conversation.say(
+            place, text, request_id=request_id, on_busy=on_busy, traceparent=traceparent
+        )
         self._link.post(sends)
         try:
             while (frame := await request.inbox.take()) is not None:
@@ -160,13 +165,15 @@ class Callboard:
         finally:
             self._conversation.leave(place, request.inbox)
 
-    async def ask(self, thread: Thread | str, text: str, *, request_id: str | None = None) -> Message:
+    async def ask(
+        self, thread: Thread | str, text: str, *, request_id: str | None = None, traceparent: str | None = None
+    ) -> Message:
         """Say something, and return the whole answer.
 
         Raises:
             CallboardError: As `send` does; also if the answer is an error, or was cancelled.
         """
-        async with aclosing(self.send(thread, text, request_id=request_id)) as frames:  # type: ignore[type-var]
+        async with aclosing(self.send(thread, text, request_id=request_id, traceparent=traceparent)) as frames:  # type: ignore[type-var]
             async for frame in frames:
                 if isinstance(frame, Message):
                     return frame

@@ -74,6 +74,7 @@ class Conversation:
         *,
         request_id: str | None = None,
         on_busy: Literal["enqueue", "reject"] = "enqueue",
+        traceparent: str | None = None,
     ) -> tuple[OpenRequest, list[bytes]]:
         """Say something; the answer comes into the request's inbox.
 
@@ -85,7 +86,7 @@ class Conversation:
         topic = self._topics.get(thread) or Topic(thread, ThreadLog())
         if name in topic.requests:
             raise ValueError(f"request_id: {name} is under way already")
-        request = OpenRequest(name, text, on_busy, Inbox())
+        request = OpenRequest(name, text, on_busy, Inbox(), traceparent)
         self._check_size("frame", len(self._encode_say(topic, request)), self._limits["frameBytes"])
         topic.requests[name] = request
         self._topics[thread] = topic

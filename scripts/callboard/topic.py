@@ -19,6 +19,7 @@ class OpenRequest:
     text: str
     on_busy: Literal["enqueue", "reject"]
     inbox: Inbox
+    traceparent: str | None = None
     is_accepted: bool = False
     is_cancelled: bool = False
     retry_at_s: float | None = None
@@ -55,7 +56,13 @@ class Topic:
 
     def make_say(self, request: OpenRequest) -> Say:
         """Return what says a message, for the first time or again."""
-        return Say(**self.thread.name(), message=request.text, requestId=request.request_id, onBusy=request.on_busy)
+        return Say(
+            **self.thread.name(),
+            message=request.text,
+            requestId=request.request_id,
+            onBusy=request.on_busy,
+            traceparent=request.traceparent,
+        )
 
     def make_cancel(self, request_id: str) -> Cancel:
         """Return what stops a request."""

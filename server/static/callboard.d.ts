@@ -94,6 +94,8 @@ export interface SendOptions {
   requestId?: string;
   /** Whether to wait behind others of the thread, or to be refused with `busy`. */
   onBusy?: "enqueue" | "reject";
+  /** W3C Trace Context: the caller's span, if the server's spans are to be in its trace. */
+  traceparent?: string;
 }
 
 export class CallboardError extends Error {

@@ -208,8 +208,8 @@ export class Conversation {
   }
 
   /** Say something; returns the inbox that the answer comes into. */
-  say(thread, text, { requestId, onBusy = "enqueue" }) {
-    const frame = { type: "message", ...thread, message: text, requestId, onBusy };
+  say(thread, text, { requestId, onBusy = "enqueue", traceparent }) {
+    const frame = { type: "message", ...thread, message: text, requestId, onBusy, traceparent };
     checkSize("message", text, this.#limits.messageBytes);
     checkSize("frame", JSON.stringify(frame), this.#limits.frameBytes);
     const topic = this.#open(thread);
@@ -626,9 +626,9 @@ export class Callboard {
   }
 
   /** Say something, and iterate over the answer; it ends with `message`, `cancelled`, or an agent's `error`. */
-  async *send(thread, text, { requestId = makeId(), onBusy = "enqueue" } = {}) {
+  async *send(thread, text, { requestId = makeId(), onBusy = "enqueue", traceparent } = {}) {
     const place = await this.findThread(thread);
-    const inbox = this.#conversation.say(place, text, { requestId, onBusy });
+    const inbox = this.#conversation.say(place, text, { requestId, onBusy, traceparent });
     try {
       for (let frame; (frame = await inbox.take()) !== null; ) yield frame;
     } finally {

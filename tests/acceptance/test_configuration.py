@@ -35,6 +35,12 @@ def run_serve(tmp_path: Path, *options: str, **environ: str) -> "subprocess.Comp
         ([], {"LOG_LEVEL": "LOUD"}, ("LOG_LEVEL", "--log-level", "'LOUD'")),
         ([], {"COALESCE_TOKENS": "maybe"}, ("COALESCE_TOKENS", "'maybe'")),
         ([], {"DATABASE_URL": "mysql://u:hunter2@h/d"}, ("DATABASE_URL", "--database-url", "postgresql://")),
+        (
+            [],
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317/hunter2"},
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "--otel-exporter-otlp-endpoint", "http://127.0.0.1:4318"),
+        ),
+        ([], {"OTEL_SDK_DISABLED": "yes"}, ("OTEL_SDK_DISABLED", "'yes'", "true or false")),
     ],
     ids=str,
 )

@@ -1,6 +1,7 @@
 """The openai agent against a real HTTP server on this machine that speaks its protocol: answers and history."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from actors.agents.protocol import JsonValue, Token, TokenUsage
 from tests.integration.model_server import SECRET, Exchange, answer, make_turn, play, run, say_hello, serve
 from tests.integration.model_server import no_proxy as no_proxy
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 # Answers.
 
@@ -40,6 +43,31 @@ def test_request_carries_options_and_key() -> None:
                 }
             ]
             assert server.exchanges[0].request.headers["Authorization"] == f"Bearer {SECRET}"
+
+    run(main)
+
+
+@pytest.mark.parametrize("tracestate", [None, "rojo=1"])
+def test_endpoint_is_told_the_span_that_asks_it(tracestate: str | None) -> None:
+    async def main() -> None:
+        async with serve(say_hello) as server:
+            agent = server.make_agent()
+            turn = dataclasses.replace(make_turn(), traceparent=TRACEPARENT, tracestate=tracestate)
+            assert [item async for item in agent.stream_chat(turn)] != []
+            await agent.aclose()
+            headers = server.exchanges[0].request.headers
+            assert (headers.get("traceparent"), headers.get("tracestate")) == (TRACEPARENT, tracestate)
+
+    run(main)
+
+
+def test_without_a_trace_the_endpoint_is_told_of_none() -> None:
+    async def main() -> None:
+        async with serve(say_hello) as server:
+            agent = server.make_agent()
+            await answer(agent)
+            await agent.aclose()
+            assert "traceparent" not in server.exchanges[0].request.headers
 
     run(main)
 

@@ -4,11 +4,11 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import uuid4
 
-from actors.agents.protocol import Final, Token, Turn
+from actors.agents.protocol import Agent, Final, Token, Turn
 from actors.agents.registry import AgentRegistry
 from actors.base import BaseActor
 from actors.director import SessionDirector
@@ -16,6 +16,7 @@ from actors.loop_system import ActorAddress, LoopActorSystem
 from actors.messages import NotifyConnection, StartDirector, SubmitCancel, SubmitUserMessage
 from actors.services import ActorSettings, Services
 from actors.session import SessionActor
+from actors.tracing import Tracer
 from scripts.simulation.stored_session import StoredSessions
 from server.bare_frames import encode_bare
 from server.intake import IntakeMeter
@@ -129,7 +130,7 @@ class Stage:
         self.reads = Reads(self.system.tell)
         self.delivery = self.system.createActor(Heard)
         self.system.tell(self.delivery, self.frames)
-        services = Services(
+        self.services = Services(
             node_id="n",
             writer=self.storage,
             reads=cast("Any", self.reads),
@@ -140,9 +141,18 @@ class Stage:
             tell=self.system.tell,
         )
         self.director = self.system.createActor(SessionDirector)
-        self.system.tell(self.director, StartDirector(services=services, delivery=self.delivery))
+        self.system.tell(self.director, StartDirector(services=self.services, delivery=self.delivery))
         self.base_count = len(self.registry)
 
+    def start_traced(self, tracer: Tracer, agent: Agent) -> None:
+        """Go on with another director, whose sessions have a tracer, and another agent."""
+        self.services = replace(
+            self.services, tracer=tracer, agents=AgentRegistry(agents={"echo": agent}, default_agent_id="echo")
+        )
+        self.director = self.system.createActor(SessionDirector)
+        self.system.tell(self.director, StartDirector(services=self.services, delivery=self.delivery))
+
+    services: Services = field(init=False)
     intake: IntakeMeter = field(init=False)
     system: LoopActorSystem = field(init=False)
     storage: Storage = field(init=False)

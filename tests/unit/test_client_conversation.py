@@ -329,3 +329,17 @@ def test_token_may_be_made_when_it_is_needed() -> None:
     ]
     with pytest.raises(CallboardError, match="token: could not be had: ValueError"):
         asyncio.run(find_token(fail))
+
+
+def test_message_names_its_callers_span_also_when_it_is_sent_again(stage: Stage) -> None:
+    _, sends = stage.conversation.say(THREAD, "Hello", request_id="r1", traceparent="00-1-2-01")
+    stage.post(sends)
+    assert stage.take_sent()[-1]["traceparent"] == "00-1-2-01"
+    stage.conversation.disconnect()
+    stage.post(stage.conversation.connect())
+    assert stage.take_sent()[-1]["traceparent"] == "00-1-2-01"
+
+
+def test_message_without_a_trace_says_nothing_of_one(stage: Stage) -> None:
+    stage.say()
+    assert "traceparent" not in stage.take_sent()[-1]

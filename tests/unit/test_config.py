@@ -57,6 +57,21 @@ SETTINGS: list[tuple[str, str, str, str, Any]] = [
     ("max_connections", "--max-connections", "MAX_CONNECTIONS", "1", 1),
     ("max_connections_per_user", "--max-connections-per-user", "MAX_CONNECTIONS_PER_USER", "0", 0),
     ("metrics_token", "--metrics-token", "METRICS_TOKEN", "sixteen-letters.", "sixteen-letters."),
+    (
+        "otlp_endpoint",
+        "--otel-exporter-otlp-endpoint",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "https://user:secret@collector.example:4318/otlp/",
+        "https://user:secret@collector.example:4318/otlp/",
+    ),
+    (
+        "otlp_traces_endpoint",
+        "--otel-exporter-otlp-traces-endpoint",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "http://[::1]:4318/v1/traces",
+        "http://[::1]:4318/v1/traces",
+    ),
+    ("otel_sdk_disabled", "--otel-sdk-disabled", "OTEL_SDK_DISABLED", "TRUE", True),
     ("log_level", "--log-level", "LOG_LEVEL", "debug", "DEBUG"),
     ("log_format", "--log-format", "LOG_FORMAT", "JSON", "json"),
 ]
@@ -120,6 +135,16 @@ BAD_VALUES: list[tuple[str, str]] = [
     ("metrics_token", "fifteen-letters"),
     ("metrics_token", "sixteen letters."),
     ("metrics_token", "=" * 16),
+    ("otlp_endpoint", "collector:4318"),
+    ("otlp_endpoint", "grpc://collector:4317"),
+    ("otlp_endpoint", "http://"),
+    ("otlp_endpoint", "http://h:99999"),
+    ("otlp_endpoint", "http://h/a b"),
+    ("otlp_endpoint", "http://h#top"),
+    ("otlp_endpoint", "http://h\x00"),
+    ("otlp_endpoint", "ftp://user:secret@h"),
+    ("otlp_traces_endpoint", "[::1"),
+    ("otel_sdk_disabled", "1"),
     ("log_level", "LOUD"),
     ("log_format", "xml"),
 ]
@@ -208,7 +233,9 @@ def test_bad_value_names_option_variable_and_value(name: str, text: str) -> None
         assert option in words
         assert variable in words
         assert "expected" in words
-        assert (repr(text) in words) != (name in {"database_url", "auth_jwt_secret", "metrics_token"})
+        assert (repr(text) in words) != (
+            name in {"database_url", "auth_jwt_secret", "metrics_token", "otlp_endpoint", "otlp_traces_endpoint"}
+        )
 
 
 def test_localhost_is_an_address_of_this_machine() -> None:

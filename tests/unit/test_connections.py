@@ -131,6 +131,30 @@ def test_frames_are_written_in_order() -> None:
     on_loop(main)
 
 
+def test_tracer_is_told_of_each_effect_once_the_socket_took_it() -> None:
+    class Noted:
+        def __init__(self) -> None:
+            self.taken: list[tuple[str, str, int]] = []
+
+        def note_taken(self, connection_id: str, session_key: str, seq: int) -> None:
+            self.taken.append((connection_id, session_key, seq))
+
+    async def main(peer: Peer) -> None:
+        noted = Noted()
+        peer.connection.traces = noted
+        peer.send(1, 2)
+        peer.connection.send_frame(notice("n"))
+        assert noted.taken == [("c1", KEY, 1), ("c1", KEY, 2)]
+        peer.socket.shut_gate()
+        peer.send(3, 3)
+        assert len(noted.taken) == 2
+        peer.socket.open_gate()
+        await peer.idle()
+        assert noted.taken[2:] == [("c1", KEY, 3)]
+
+    on_loop(main)
+
+
 def test_what_the_socket_took_is_reported_once() -> None:
     async def main(peer: Peer) -> None:
         peer.send(1, 3)

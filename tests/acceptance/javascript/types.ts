@@ -23,7 +23,7 @@ try {
         text += frame.type === "error" ? frame.code : frame.reason;
     }
   }
-  const answer: Message = await board.ask("t", "Hello");
+  const answer: Message = await board.ask("t", "Hello", { traceparent: "00-1-2-01" });
   text = `${answer.message} ${answer.tokenUsage.totalTokens}`;
   for await (const frame of board.follow("t", { after: null })) {
     if (frame.type === "resync") text = `${frame.epoch} ${frame.head}`;

@@ -200,3 +200,15 @@ test("a repeat whose end is still to come is not ended ahead of its tokens", asy
 
   assert.deepEqual([(await inbox.take()).seq, (await inbox.take()).seq, await inbox.take()], [2, 3, null]);
 });
+
+test("a message names its caller's span, also when it is sent again", () => {
+  const { talk, takePosted } = converse();
+  talk.connect();
+  talk.say(THREAD, "Hello", { requestId: "r1", traceparent: "00-1-2-01" });
+  assert.equal(takePosted().at(-1).traceparent, "00-1-2-01");
+  talk.disconnect();
+  talk.connect();
+  assert.equal(takePosted().at(-1).traceparent, "00-1-2-01");
+  talk.say(THREAD, "Hello", { requestId: "r2" });
+  assert.equal(JSON.parse(JSON.stringify(takePosted().at(-1))).traceparent, undefined);
+});
