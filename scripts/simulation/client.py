@@ -142,6 +142,7 @@ class Client:
                     request_id=request.request_id,
                     text=request.text,
                     submitted_at_s=asyncio.get_running_loop().time(),
+                    trace=node.notes.begin(),
                 )
                 self._later(node.submit, message)
             asyncio.get_running_loop().call_later(RESEND_S, self.say, request)

@@ -33,6 +33,7 @@ from storage.outbox_records import OutboxEffect, OutboxPage, OutboxSubscription
 
 if TYPE_CHECKING:
     from scripts.simulation.client import Client
+    from scripts.simulation.traces import TraceNotes
 
 T = TypeVar("T")
 
@@ -125,11 +126,15 @@ class Node:
         chance: Says how long things take.
         loss: See `SimulatedWriter`.
         bug: What is wrong with its sink.
+        notes: Its tracer.
     """
 
-    def __init__(self, store: Store, node_id: str, chance: random.Random, loss: float, bug: Bug | None) -> None:
+    def __init__(
+        self, store: Store, node_id: str, chance: random.Random, loss: float, bug: Bug | None, notes: "TraceNotes"
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.node_id = node_id
+        self.notes = notes
         self.is_up = True
         self._chance = chance
         self._bug = bug
@@ -157,6 +162,7 @@ class Node:
             tell=self._tell,
             agent_slices=AgentSlices(loop.time),
             draw=chance.random,
+            tracer=self.notes,
         )
         self._delivery = self._system.createActor(DeliveryActor)
         self._director = self._system.createActor(SessionDirector)

@@ -16,6 +16,7 @@ from scripts.simulation.client import Client, Request, Violation
 from scripts.simulation.node import AGENT, Node
 from scripts.simulation.processes import ProcessLoop
 from scripts.simulation.store import Store
+from scripts.simulation.traces import TraceNotes, check_traces
 from scripts.simulation.virtual_loop import run_jumping
 from storage.node_store import LEASE_S
 
@@ -86,6 +87,7 @@ class Play:
         self._chance = random.Random(history.seed)
         self._loss = self._chance.choice((0.0, 0.02, 0.1))
         self._nodes: list[Node] = []
+        self._notes = TraceNotes()
         self._node_count = 0
         self._clients: list[Client] = []
         self._begun_at_s = 0.0
@@ -122,6 +124,7 @@ class Play:
             self._history.faults["reconnect"] += client.reconnects - 1
             self._history.faults["refusal"] += client.refusals
         self._history.faults["lost-commit"] += sum(node.writer.lost_commits for node in self._nodes)
+        check_traces(self._store, self._notes, self._history.faults)
 
     def _make_client(self, number: int, key: str) -> Client:
         return Client(
@@ -140,7 +143,7 @@ class Play:
 
     def _start_node(self) -> None:
         self._node_count += 1
-        self._nodes.append(Node(self._store, f"n{self._node_count}", self._chance, self._loss, self._bug))
+        self._nodes.append(Node(self._store, f"n{self._node_count}", self._chance, self._loss, self._bug, self._notes))
 
     def _choose_node(self) -> Node | None:
         up = [node for node in self._nodes if node.is_up]
