@@ -16,6 +16,7 @@ What each of them is made of, the decisions apart and pure:
                     by session_reception, session_requests, session_turn, session_storage, session_ends, retry_policy
                     session_write, effect_frames: what is stored next        session_description: for operators
                 turn_runner (the agent's task) ──> agents, agent_slices (those that never wait share the loop)
+                session_log, session_traces ──> tracing, traceparent: what is told of it, and never what was said
     delivery    routing (which connection gets what), outbox_reads
     all         base, messages, services (the world outside, as it is given to them), handler_times
 

@@ -8,7 +8,7 @@ The actors, their pure cores, the actor base and the runner of agents are those 
 (`virtual_loop`), processes (`processes`), chance (one seeded generator), the store (`store`, whose sessions are the
 model that is verified against PostgreSQL: `stored_session`), what a writer does about a store that fails (`writer`),
 and the transport (`node`, `client`). What happens is drawn in `scenario` (by a seed of `command`), and judged in
-`checker`; `bugs` can be planted, to see that they are found.
+`checker`, what was told for traces in `traces`; `bugs` can be planted, to see that they are found.
 
 What it does not see: PostgreSQL's own locks and statements (the integration tests do), the code of the real writer's
 thread and of the sockets, and two things at one instant in two threads.
