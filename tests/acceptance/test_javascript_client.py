@@ -148,8 +148,6 @@ def test_more_threads_than_a_connection_may_have(server: ServerProcess, node: st
 @given(budgets=st.lists(st.one_of(st.integers(1, 400), st.integers(400, 4000)), min_size=100, max_size=100))
 @settings(
     max_examples=2,
-    deadline=None,
-    derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=[
         HealthCheck.too_slow,

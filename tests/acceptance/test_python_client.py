@@ -133,8 +133,6 @@ class CutPoints:
 )
 @settings(
     max_examples=CutPoints.RUNS,
-    deadline=None,
-    derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )

@@ -25,8 +25,6 @@ def traces(server: ServerProcess) -> list[WireChecker]:
         settings=settings(
             max_examples=25,
             stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
             phases=[Phase.generate],  # a shorter example would wait for the same answer in vain again and again
             suppress_health_check=list(HealthCheck),
         ),

@@ -439,7 +439,5 @@ def test_postgres_does_what_the_model_of_it_does(dsn: str, endless_leases: None)
         wait_until(lambda: query("SELECT now() > pg_postmaster_start_time() + interval '3 s'") == [(True,)])
         run_state_machine_as_test(
             lambda: StoreMachine(dsn, query),  # type: ignore[arg-type]  # any factory will do
-            settings=settings(
-                max_examples=EXAMPLES, stateful_step_count=40, deadline=None, derandomize=True, phases=[Phase.generate]
-            ),
+            settings=settings(max_examples=EXAMPLES, stateful_step_count=40, phases=[Phase.generate]),
         )

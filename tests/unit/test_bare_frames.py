@@ -3,7 +3,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.agents.protocol import TokenUsage
@@ -12,8 +12,6 @@ from actors.effect_frames import make_error as make_turn_error
 from server.bare_frames import CancelFrame, ChatFrame, ClientFrame, decode_frame, encode_bare
 from server.frame_decoder import MAX_JSON_DEPTH, MAX_NUMBER_DIGITS
 from server.frames import KEY_PART, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, REQUEST_ID, FrameError, make_error
-
-DETERMINISTIC = settings(deadline=None, derandomize=True)
 
 
 def chat(**fields: Any) -> bytes:
@@ -228,7 +226,6 @@ def check_storable(frame: ClientFrame) -> None:
         assert frame.requestId is not None
 
 
-@DETERMINISTIC
 @given(st.binary(max_size=200))
 @example(b"\xff\xfe")
 @example(b'{"type":"chat","message":"hello","requestId":"' + b"\\ud800" * 3 + b'"}')
@@ -245,7 +242,6 @@ json_values = st.recursive(
 field_values = json_values | st.sampled_from(["chat", "cancel", "hello", "r1", "eliza", "x" * (MAX_MESSAGE_BYTES + 1)])
 
 
-@DETERMINISTIC
 @given(
     st.dictionaries(st.sampled_from(["type", "message", "agentId", "threadId", "requestId"]) | any_text, field_values),
     st.booleans(),
@@ -254,7 +250,6 @@ def test_any_object_is_a_frame_or_a_refusal(document: dict[str, Any], is_escaped
     check_decoding(json.dumps(document, ensure_ascii=is_escaped).encode(errors="surrogatepass"))
 
 
-@DETERMINISTIC
 @given(st.data())
 def test_any_slip_in_a_frame_is_survived(data: st.DataObject) -> None:
     text = chat(message="h\u00e9llo", agentId="eliza", threadId="t", requestId="r1", x=[1.5, {"y": "\ud83d\ude00"}])
@@ -266,7 +261,6 @@ def test_any_slip_in_a_frame_is_survived(data: st.DataObject) -> None:
     check_decoding(text[:start] + slip + text[end:])
 
 
-@DETERMINISTIC
 @given(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=50),
     st.none() | st.from_regex(KEY_PART, fullmatch=True),
@@ -347,7 +341,6 @@ def test_refusal_is_an_error_frame() -> None:
     assert "requestId" not in make_error(FrameError("bad_request", "frame: is not JSON"))
 
 
-@DETERMINISTIC
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_comes_out_as_it_was(value: str) -> None:
     text = encode_bare(make_token(**ABOUT, value=value))

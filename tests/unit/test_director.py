@@ -97,7 +97,7 @@ ACTIONS = st.one_of(
 
 
 @given(st.lists(ACTIONS, max_size=30), st.integers(1, 3))
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_no_message_is_lost_or_answered_twice_around_passivation(actions: list[tuple[str, Any]], room: int) -> None:
     async def scene(stage: Stage) -> None:
         said = 0

@@ -271,7 +271,7 @@ RECOVERY = [("mend", ""), ("let go", ""), ("pass", 100.0), ("say", "a"), ("pass"
 
 @pytest.mark.usefixtures("error_logs")
 @given(st.lists(SABOTAGE, max_size=40), st.integers(1, 2))
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_message_is_stored_in_order_or_answered(actions: list[tuple[str, Any]], room: int) -> None:
     """Whenever an actor fails, and whatever storage has of it at that time."""
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.agents.protocol import TokenUsage
@@ -74,7 +74,6 @@ places = st.tuples(
 )
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.sets(places, max_size=40))
 def test_different_places_have_different_digests(chosen: set[tuple[str, int, int, int, int]]) -> None:
     digests = {make_dedupe_key(digest_attempt(*place[:4]), place[4]) for place in chosen}

@@ -1,4 +1,3 @@
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -64,4 +63,3 @@ class LiveSessionsAsALongList(RuleBasedStateMachine):
 
 
 test_live_sessions_keep_books_as_a_list_would = LiveSessionsAsALongList.TestCase
-test_live_sessions_keep_books_as_a_list_would.settings = settings(derandomize=True, deadline=None)

@@ -24,7 +24,7 @@ from tests.unit.load_script import (
 )
 
 TEXT = make_ticks(0, 4)
-DETERMINISTIC = settings(deadline=None, derandomize=True, max_examples=60)
+SIXTY_EXAMPLES = settings(max_examples=60)
 LOST_SERVER = [Leave(Ending.CLOSED), Leave(Ending.TORN)]
 KNOWN = pytest.mark.parametrize("is_known", [True, False], ids=["known text", "joined text"])
 
@@ -52,7 +52,7 @@ def frame_at(script: Script, at: int) -> Frame:
 
 
 @KNOWN
-@DETERMINISTIC
+@SIXTY_EXAMPLES
 @given(script=scripts())
 def test_correct_session_has_no_violation(is_known: bool, script: Script) -> None:
     facts = play(script.actions, script.expected if is_known else None)
@@ -63,7 +63,7 @@ def test_correct_session_has_no_violation(is_known: bool, script: Script) -> Non
 
 
 @KNOWN
-@DETERMINISTIC
+@SIXTY_EXAMPLES
 @given(script=scripts(), data=st.data())
 def test_lost_token_is_found(is_known: bool, script: Script, data: st.DataObject) -> None:
     at = pick(data, script.list_places("token"))
@@ -78,7 +78,7 @@ def test_lost_token_is_found(is_known: bool, script: Script, data: st.DataObject
 
 
 @KNOWN
-@DETERMINISTIC
+@SIXTY_EXAMPLES
 @given(script=scripts(), data=st.data())
 def test_doubled_token_is_found(is_known: bool, script: Script, data: st.DataObject) -> None:
     at = pick(data, script.list_places("token"))
@@ -90,7 +90,7 @@ def test_doubled_token_is_found(is_known: bool, script: Script, data: st.DataObj
 
 
 @KNOWN
-@DETERMINISTIC
+@SIXTY_EXAMPLES
 @given(script=scripts(), data=st.data())
 def test_swapped_tokens_are_found(is_known: bool, script: Script, data: st.DataObject) -> None:
     tokens = script.list_places("token")
@@ -104,7 +104,7 @@ def test_swapped_tokens_are_found(is_known: bool, script: Script, data: st.DataO
 
 
 @KNOWN
-@DETERMINISTIC
+@SIXTY_EXAMPLES
 @given(script=scripts(), data=st.data())
 def test_missing_terminal_frame_is_found(is_known: bool, script: Script, data: st.DataObject) -> None:
     at = pick(data, script.list_places("message"))
@@ -115,7 +115,7 @@ def test_missing_terminal_frame_is_found(is_known: bool, script: Script, data: s
 
 
 @KNOWN
-@DETERMINISTIC
+@SIXTY_EXAMPLES
 @given(script=scripts(), data=st.data(), code=st.sampled_from([None, "agent_error", "already_finished"]))
 def test_second_terminal_frame_is_found(is_known: bool, script: Script, data: st.DataObject, code: str | None) -> None:
     at = pick(data, script.list_places("message"))
@@ -130,7 +130,7 @@ def test_second_terminal_frame_is_found(is_known: bool, script: Script, data: st
 
 
 @KNOWN
-@DETERMINISTIC
+@SIXTY_EXAMPLES
 @given(
     script=scripts(),
     data=st.data(),
@@ -148,7 +148,7 @@ def test_frame_of_another_session_is_found(
     assert Fault.FOREIGN in list_faults(facts)
 
 
-@DETERMINISTIC
+@SIXTY_EXAMPLES
 @given(script=scripts(), data=st.data())
 def test_frame_of_another_request_is_found(script: Script, data: st.DataObject) -> None:
     at = pick(data, script.list_places("token", "message"))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.tracing import MAX_MICROSECONDS, MessageTrace, keep_trace, recall_trace
@@ -77,7 +77,6 @@ def test_parts_that_cannot_be_used_are_left_out() -> None:
     assert (recalled.parent_id, recalled.tracestate, recalled.transport) == (None, None, "")
 
 
-@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.sampled_from(list(KEPT)), inner)

@@ -86,4 +86,4 @@ class ExpiringRoutingMachine(RoutingMachine):
 
 
 TestRoutingWithExpiry = ExpiringRoutingMachine.TestCase
-TestRoutingWithExpiry.settings = settings(deadline=None, derandomize=True, max_examples=100, stateful_step_count=40)
+TestRoutingWithExpiry.settings = settings(max_examples=100, stateful_step_count=40)

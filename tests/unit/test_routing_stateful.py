@@ -184,4 +184,4 @@ class RoutingMachine(RuleBasedStateMachine):
 
 
 TestRouting = RoutingMachine.TestCase
-TestRouting.settings = settings(deadline=None, derandomize=True, max_examples=200, stateful_step_count=40)
+TestRouting.settings = settings(max_examples=200, stateful_step_count=40)

@@ -410,4 +410,4 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 TestSession = SessionMachine.TestCase
-TestSession.settings = settings(deadline=None, derandomize=True, max_examples=300, stateful_step_count=50)
+TestSession.settings = settings(max_examples=300, stateful_step_count=50)
