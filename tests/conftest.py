@@ -8,12 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
-# The same examples in each run; and a busy machine is no failure.
-hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("deterministic")
+from tests.examples import give_examples
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,12 +25,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Heed Ctrl-C, and keep apart from other runs.
+    """Say how many examples there are, heed Ctrl-C, and keep apart from other runs.
 
     The tests' processes heed Ctrl-C, too, which what a shell without job control puts aside would ignore. And pytest
     makes its folder private at each start: where root runs the tests, PostgreSQL's account lost its way into the folder
     as soon as another clone's tests began.
     """
+    give_examples(all_of_them=bool(config.getoption("--slow")))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     clone = hashlib.sha256(str(config.rootpath).encode()).hexdigest()[:6]

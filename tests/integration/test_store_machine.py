@@ -37,6 +37,7 @@ from storage.records import (
 from storage.session_store import SessionStore
 from storage.write_queue import Entry
 from storage.writer_connection import WriterConnection
+from tests.examples import count_examples
 from tests.postgres import (
     Query,
     make_checkpoint,
@@ -439,5 +440,5 @@ def test_postgres_does_what_the_model_of_it_does(dsn: str, endless_leases: None)
         wait_until(lambda: query("SELECT now() > pg_postmaster_start_time() + interval '3 s'") == [(True,)])
         run_state_machine_as_test(
             lambda: StoreMachine(dsn, query),  # type: ignore[arg-type]  # any factory will do
-            settings=settings(max_examples=EXAMPLES, stateful_step_count=40, phases=[Phase.generate]),
+            settings=settings(max_examples=count_examples(EXAMPLES), stateful_step_count=40, phases=[Phase.generate]),
         )

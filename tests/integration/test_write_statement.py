@@ -13,6 +13,7 @@ from storage.array_literal import make_number_array, make_text_array
 from storage.records import SessionWrite, TurnEnd, TurnStart, TurnStatus
 from storage.write_statement import WriteAnswer, make_write_statement, read_write_answer
 from storage.writer_connection import WriterConnection
+from tests.examples import count_examples
 from tests.postgres import Conversation, Query, RecordingWriter, make_cancel, make_user_message, token
 
 EARLY, LATE = datetime(2030, 1, 2, tzinfo=UTC), datetime(2030, 1, 3, tzinfo=UTC)
@@ -163,13 +164,13 @@ def test_statement_finds_its_rows_by_index_however_many_there_are(connection: Wr
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=count_examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(texts | st.none() | st.sampled_from(["NULL", "null", "", "{}", '"', "\\", "a,b", "'", " "])))
 def test_texts_come_back_out_of_an_array_as_they_were(query: Query, values: list[str | None]) -> None:
     assert query("SELECT %s::text[]", make_text_array(values)) == [(values,)]
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=count_examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.none()))
 def test_numbers_come_back_out_of_an_array_as_they_were(query: Query, values: list[int | None]) -> None:
     assert query("SELECT %s::bigint[]", make_number_array(values)) == [(values,)]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from actors.messages import DrainSessions, HaltSessions, OrphansFound
 from storage.records import EventType
+from tests.examples import count_examples
 from tests.unit.director_stage import Stage, play
 
 # Passivation
@@ -97,7 +98,7 @@ ACTIONS = st.one_of(
 
 
 @given(st.lists(ACTIONS, max_size=30), st.integers(1, 3))
-@settings(max_examples=150)
+@settings(max_examples=count_examples(150))
 def test_no_message_is_lost_or_answered_twice_around_passivation(actions: list[tuple[str, Any]], room: int) -> None:
     async def scene(stage: Stage) -> None:
         said = 0

@@ -16,6 +16,7 @@ import actors.session
 from actors.messages import DrainSessions, HaltSessions, OrphansFound, SubmitUserMessage
 from actors.session import SessionActor
 from actors.session_steps import step
+from tests.examples import count_examples
 from tests.unit.director_stage import Stage, play
 
 KEY = "ann:echo:t"
@@ -271,7 +272,7 @@ RECOVERY = [("mend", ""), ("let go", ""), ("pass", 100.0), ("say", "a"), ("pass"
 
 @pytest.mark.usefixtures("error_logs")
 @given(st.lists(SABOTAGE, max_size=40), st.integers(1, 2))
-@settings(max_examples=200)
+@settings(max_examples=count_examples(200))
 def test_every_message_is_stored_in_order_or_answered(actions: list[tuple[str, Any]], room: int) -> None:
     """Whenever an actor fails, and whatever storage has of it at that time."""
 

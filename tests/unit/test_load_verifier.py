@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scripts.load.answer import Ending, Fault
 from scripts.load.frames import Frame
 from scripts.load.verifier import RequestEnded, RequestGone, RequestRefused
+from tests.examples import count_examples
 from tests.unit.load_script import (
     PREFIX,
     Action,
@@ -24,7 +25,7 @@ from tests.unit.load_script import (
 )
 
 TEXT = make_ticks(0, 4)
-SIXTY_EXAMPLES = settings(max_examples=60)
+SIXTY_EXAMPLES = settings(max_examples=count_examples(60))
 LOST_SERVER = [Leave(Ending.CLOSED), Leave(Ending.TORN)]
 KNOWN = pytest.mark.parametrize("is_known", [True, False], ids=["known text", "joined text"])
 

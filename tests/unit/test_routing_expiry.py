@@ -6,6 +6,7 @@ from hypothesis.stateful import precondition, rule
 
 from actors.routing import Receipt
 from storage.records import EffectsDelivery, EffectStatus
+from tests.examples import count_examples
 from tests.unit.outbox_model import KEY, Client, DeliveryPlay
 from tests.unit.test_routing_stateful import RoutingMachine
 
@@ -86,4 +87,4 @@ class ExpiringRoutingMachine(RoutingMachine):
 
 
 TestRoutingWithExpiry = ExpiringRoutingMachine.TestCase
-TestRoutingWithExpiry.settings = settings(max_examples=100, stateful_step_count=40)
+TestRoutingWithExpiry.settings = settings(max_examples=count_examples(100), stateful_step_count=40)

@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from actors.routing import BUFFERED_EFFECTS, WINDOW_BYTES, Receipt
 from storage.records import EffectStatus
+from tests.examples import count_examples
 from tests.unit.outbox_model import DeliveryPlay
 
 MAX_CONNECTIONS = 3
@@ -184,4 +185,4 @@ class RoutingMachine(RuleBasedStateMachine):
 
 
 TestRouting = RoutingMachine.TestCase
-TestRouting.settings = settings(max_examples=200, stateful_step_count=40)
+TestRouting.settings = settings(max_examples=count_examples(200), stateful_step_count=40)

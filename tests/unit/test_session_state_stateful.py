@@ -29,6 +29,7 @@ from storage.records import (
     WriteFenced,
     WriteRefused,
 )
+from tests.examples import count_examples
 from tests.unit.session_model import KEY, MOST_ATTEMPTS, RETRIES, SessionPlay
 
 QUEUE_LIMIT = 3
@@ -410,4 +411,4 @@ class SessionMachine(RuleBasedStateMachine):
 
 
 TestSession = SessionMachine.TestCase
-TestSession.settings = settings(max_examples=300, stateful_step_count=50)
+TestSession.settings = settings(max_examples=count_examples(300), stateful_step_count=50)
