@@ -23,6 +23,7 @@ For operators:
 
     inspection_store, operator_store, audit_store   look, act, note who did
     retry_plan                                      as which request a dead letter is run again
+    interrupts                                      signals end a statement under way
     backup ──> backup_file, postgres_programs       all into a file while servers run, and back into an empty database
     export_store, compaction                        one user's data; the sweep, at once and to its end
     replay, replay_store                            what a client had on its screen

@@ -14,6 +14,7 @@ from playhouse.pool import PooledPostgresqlDatabase
 from psycopg2.extensions import parse_dsn
 
 from storage.errors import DatabaseUnavailable, SchemaError, StatementTimedOut, TransactionConflict
+from storage.interrupts import find_interruption
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,9 @@ def connected(database: peewee.Database) -> Iterator[None]:
         database.connect(reuse_if_open=True)
         yield
     except peewee.PeeweeException as error:
+        if (interruption := find_interruption(error)) is not None:
+            database.manual_close()
+            raise interruption from None
         translated = translate_error(error)
         if not isinstance(translated, DatabaseUnavailable):
             raise

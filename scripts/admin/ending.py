@@ -13,6 +13,7 @@ import click
 
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import print_line
+from storage.interrupts import end_statements_by_signals
 
 BY_SIGNAL: Final = 128
 """Is added to a signal's number, as shells do: 130 is Ctrl-C, 141 a reader that is gone, 143 `kill`."""
@@ -124,7 +125,7 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP raise, as SIGINT does."""
+    """Make SIGTERM and SIGHUP raise, as SIGINT does, and all of them end a statement under way."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -132,6 +133,7 @@ def unwinding() -> Iterator[None]:
     def end(number: int, _: FrameType | None) -> None:
         sys.exit(BY_SIGNAL + number)
 
+    end_statements_by_signals()
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield

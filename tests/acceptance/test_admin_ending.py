@@ -14,11 +14,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from tests.acceptance.admin_command import run_admin
 from tests.acceptance.client import connect
-from tests.acceptance.server_process import CALLBOARD, ServerProcess, make_environment
+from tests.acceptance.server_process import CALLBOARD, ServerProcess, make_environment, wait_until
 
 ENTER_SCREEN, LEAVE_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 HIDE_CURSOR, SHOW_CURSOR = b"\x1b[?25l", b"\x1b[?25h"
@@ -117,6 +118,25 @@ def test_signal_ends_tail_without_a_word(server: ServerProcess, key: str, number
         process.send_signal(number)
         _, said = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, said) == (code, b"")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("command", "table"), [("audit", "operator_actions"), ("verify", "turns")])
+def test_signal_ends_a_statement_that_takes_long(
+    server: ServerProcess, command: str, table: str, number: signal.Signals, code: int
+) -> None:
+    with contextlib.closing(psycopg2.connect(host=server.data.find_socket_folder(), user="callboard")) as holder:
+        holder.cursor().execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        with begin(server, command) as process:
+            wait_until(lambda: is_admin_waiting(server))
+            process.send_signal(number)
+            told = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, told) == (code, (b"", b""))
+
+
+def is_admin_waiting(server: ServerProcess) -> bool:
+    waiting = "SELECT FROM pg_stat_activity WHERE application_name = 'callboard-admin' AND wait_event_type = 'Lock'"
+    return bool(server.database.query(waiting))
 
 
 def test_tail_ends_once_nobody_reads_it(server: ServerProcess, thread: str, key: str) -> None:
