@@ -21,6 +21,7 @@ from tests.acceptance.server_process import CALLBOARD, ServerProcess, Servers, m
 from tests.served_application import serve_application
 
 TIMEOUT_S = 90.0
+BARE = pytest.mark.slow(reason="the bare dialect's checks are unit tests, too")
 QUICK = ["--tokens", "12", "--interval-ms", "4", "--first-token-ms", "10", "--think-ms", "5", "--ramp-s", "0.1"]
 
 
@@ -277,9 +278,9 @@ def serve_wrongly(edit: Callable[[Frames], Frames], *, tear: bool = False) -> It
 @pytest.mark.parametrize(
     ("protocol", "edit", "faults"),
     [
-        ("bare", double_token, {"duplicate"}),
-        ("bare", lose_message, {"lost"}),
-        ("bare", take_for_another, {"foreign"}),
+        pytest.param("bare", double_token, {"duplicate"}, marks=BARE),
+        pytest.param("bare", lose_message, {"lost"}, marks=BARE),
+        pytest.param("bare", take_for_another, {"foreign"}, marks=BARE),
         ("v1", double_token, {"duplicate"}),
         ("v1", lose_message, {"lost"}),
         ("v1", take_for_another, {"foreign", "gap"}),  # the client takes it for the first token, which is missing then
@@ -299,7 +300,11 @@ def test_planted_fault_is_named_and_fails_the_run(
 
 
 @pytest.mark.parametrize(
-    ("protocol", "words"), [("v1", "no connection for 1 s"), ("bare", "connections are torn, and no answer for 1 s")]
+    ("protocol", "words"),
+    [
+        ("v1", "no connection for 1 s"),
+        pytest.param("bare", "connections are torn, and no answer for 1 s", marks=BARE),
+    ],
 )
 def test_server_that_tears_each_connection_is_lost_in_the_end(tmp_path: Path, protocol: str, words: str) -> None:
     with serve_wrongly(do_nothing if protocol == "v1" else lose_message, tear=True) as url:
@@ -310,7 +315,7 @@ def test_server_that_tears_each_connection_is_lost_in_the_end(tmp_path: Path, pr
     assert words in done.stdout
 
 
-@pytest.mark.parametrize("protocol", ["v1", "bare"])
+@pytest.mark.parametrize("protocol", ["v1", pytest.param("bare", marks=BARE)])
 def test_server_that_gets_nothing_wrong_passes(tmp_path: Path, protocol: str) -> None:
     with serve_wrongly(do_nothing) as url:
         done = run_load(tmp_path, url, *QUICK, "--sessions", "2", "--messages", "2", "--protocol", protocol)

@@ -23,6 +23,8 @@ from tests.acceptance.server_process import ServerProcess, Servers, wait_until
 from tests.acceptance.test_load_test import QUICK, run_load
 from tests.unit.test_ops import OPS, read_alerts, read_panels
 
+pytestmark = pytest.mark.slow(reason="runs Prometheus")
+
 TOKEN = "a-token-for-prometheus"
 RULE_TESTS = OPS / "alerts.test.yaml"
 VARIABLES = {"$__rate_interval": "30s", "$__range": "60s", "$job": ".+", "$instance": ".*"}

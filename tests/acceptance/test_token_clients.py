@@ -67,6 +67,7 @@ def test_client_for_python_says_that_it_gets_no_token(guarded: ServerProcess) ->
         asyncio.run(connect_once())
 
 
+@pytest.mark.slow(reason="runs seven commands")
 def test_commands_take_tokens(guarded: ServerProcess, thread: str) -> None:
     url = f"ws://127.0.0.1:{guarded.port}"
     made = run_command("token", "eve", AUTH_JWT_SECRET=SECRET)
