@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.acceptance.client import connect, fetch, make_schedule, make_ticks
+from tests.acceptance.client import Frame, connect, fetch, make_schedule, make_ticks
 from tests.acceptance.server_process import ServerProcess, Servers, wait_until
 
 
@@ -35,7 +35,15 @@ def test_readiness_follows_the_database_and_nothing_is_lost(servers: Servers, da
         servers.start(data_dir=data_dir)  # brings PostgreSQL back
         wait_until(lambda: fetch(server, "/readyz")[0] == 200, timeout_s=20)
         wait_until(lambda: "Reached the database again" in server.read_log(), timeout_s=5)
-        assert client.ask(make_schedule(4), requestId="r2").end["message"] == make_ticks(4)
+        end: Frame = {}
+
+        def is_taken() -> bool:  # on a busy machine the database may not keep up at first
+            nonlocal end
+            end = client.ask(make_schedule(4), requestId="r2").end
+            return end.get("code") != "overloaded"
+
+        wait_until(is_taken)
+        assert end["message"] == make_ticks(4)
 
 
 def test_stop_without_its_database_is_a_clean_one(servers: Servers, data_dir: Path) -> None:
