@@ -4,25 +4,55 @@ For commands, whose statements may take long and whose connections end with them
 """
 
 import select
-from typing import Any
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
+import psycopg2
 import psycopg2.extensions as driver
 
+HOST_TIMEOUT_S: Final = 60.0
+"""How long a host may take to let a connection in that names no `connect_timeout`."""
 
-def end_statements_by_signals() -> None:
-    """Wait for each answer of this process's connections in Python from now on. COPY is not possible then."""
+
+@contextmanager
+def statements_ended_by_signals() -> Iterator[None]:
+    """Wait for each answer of this process's connections in Python; COPY is not possible in the block."""
+    before = driver.get_wait_callback()
     driver.set_wait_callback(wait_for_answer)
+    try:
+        yield
+    finally:
+        driver.set_wait_callback(before)
 
 
 def wait_for_answer(connection: Any) -> None:
-    """Wait; what a signal raises meanwhile cancels the statement, and its transaction ends with the connection."""
+    """Wait; what a signal raises meanwhile cancels the statement, and its transaction ends with the connection.
+
+    Raises:
+        psycopg2.OperationalError: If it is no answer but a connection, and none of the hosts lets it in in time: libpq
+            leaves the time to whoever waits.
+    """
+    deadline_s = time.monotonic() + find_limit_s(connection) if connection.status == driver.STATUS_SETUP else None
     try:
         while (state := connection.poll()) != driver.POLL_OK:
+            left_s = None if deadline_s is None else deadline_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise psycopg2.OperationalError("timeout expired")
             reads, writes = state == driver.POLL_READ, state == driver.POLL_WRITE
-            select.select([connection] if reads else (), [connection] if writes else (), ())
+            select.select([connection] if reads else (), [connection] if writes else (), (), left_s)
     except (KeyboardInterrupt, SystemExit):
-        connection.cancel()
+        if deadline_s is None:
+            connection.cancel()
         raise
+
+
+def find_limit_s(connection: Any) -> float:
+    """Return how long all hosts together may take to let a connection in."""
+    parameters = connection.info.dsn_parameters
+    hosts = (parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
+    return hosts * float(parameters.get("connect_timeout") or HOST_TIMEOUT_S)
 
 
 def find_interruption(error: BaseException) -> BaseException | None:

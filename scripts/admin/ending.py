@@ -13,7 +13,7 @@ import click
 
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import print_line
-from storage.interrupts import end_statements_by_signals
+from storage.interrupts import statements_ended_by_signals
 
 BY_SIGNAL: Final = 128
 """Is added to a signal's number, as shells do: 130 is Ctrl-C, 141 a reader that is gone, 143 `kill`."""
@@ -133,10 +133,10 @@ def unwinding() -> Iterator[None]:
     def end(number: int, _: FrameType | None) -> None:
         sys.exit(BY_SIGNAL + number)
 
-    end_statements_by_signals()
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        with statements_ended_by_signals():
+            yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import termios
 import threading
@@ -14,9 +15,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg2
+import psycopg2.extensions
 import pytest
+from click.testing import CliRunner
 
+from scripts.admin.command import admin
 from tests.acceptance.admin_command import run_admin
 from tests.acceptance.client import connect
 from tests.acceptance.server_process import CALLBOARD, ServerProcess, make_environment, wait_until
@@ -132,6 +135,15 @@ def test_signal_ends_a_statement_that_takes_long(
             process.send_signal(number)
             told = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, told) == (code, (b"", b""))
+
+
+def test_database_that_says_nothing_is_given_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://ann@127.0.0.1:{silent.getsockname()[1]}/board"
+        done = CliRunner().invoke(admin, ["--database-url", url, "status"])
+    assert (done.exit_code, done.stderr.count("\n")) == (5, 1)
+    assert "timeout expired" in done.stderr
+    assert psycopg2.extensions.get_wait_callback() is None
 
 
 def is_admin_waiting(server: ServerProcess) -> bool:
