@@ -70,6 +70,7 @@ class Asker:
         self._accepted: Accepted | None = None
         self._is_ready = False
         self._saw_others = False
+        self._shown: Message | Cancelled | Error | None = None
         self._end: asyncio.Future[Message | Cancelled | Error] = asyncio.get_running_loop().create_future()
         self._repeated = asyncio.Event()
         self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -159,9 +160,12 @@ class Asker:
             case Error() if frame.seq is None and frame.requestId == self._request_id:
                 self._conclude(frame)
             case Message() | Cancelled() | Error() if frame.requestId == self._request_id:
-                self._conclude(frame)
+                self._shown = frame
             case Message() | Cancelled() | Error():
                 self._saw_others = True
+        # Not before it is accepted: the end of another message that had its id, say, is shown to whoever subscribes.
+        if self._accepted is not None and self._shown is not None:
+            self._conclude(self._shown)
         if self._is_ready and self._accepted is not None and self._accepted.duplicate:
             self._repeated.set()
 

@@ -73,6 +73,25 @@ def test_two_that_ask_the_same_at_once_get_the_same(server: ServerProcess, threa
     assert server.database.count_rows(f"local:metronome:{thread}")["events"] == 1
 
 
+def test_id_of_another_message_is_a_conflict_at_once(server: ServerProcess, thread: str) -> None:
+    question = {"message": "Hello", "agentId": "echo", "threadId": thread}
+    for number in range(10):
+        assert ask(server, {**question, "requestId": f"r{number}"})[0] == 200
+        status, problem, _ = ask(server, {**question, "requestId": f"r{number}", "message": "Something else"})
+        assert (status, problem["code"]) == (409, "conflict")
+
+
+def test_answer_that_nobody_has_seen_is_that_of_its_message_alone(server: ServerProcess, thread: str) -> None:
+    with connect_v1(server) as client:
+        client.subscribe(thread, "echo")
+        client.post("message", thread, "echo", message="Hello", requestId="r1")
+        client.receive_end("r1")  # and not acknowledged
+    question = {"agentId": "echo", "threadId": thread, "requestId": "r1"}
+    assert ask(server, {**question, "message": "Something else"})[1]["code"] == "conflict"
+    status, answer, _ = ask(server, {**question, "message": "Hello"})
+    assert (status, answer["message"], answer["eventSeq"]) == (200, "Hello", 1)
+
+
 def test_answer_counts_as_delivered(server: ServerProcess, thread: str) -> None:
     ask(server, {"message": "Hello", "agentId": "echo", "threadId": thread})
     wait_until(lambda: not server.database.find_flawed_sessions(f"local:echo:{thread}"))
