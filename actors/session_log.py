@@ -5,6 +5,7 @@ from typing import Any
 
 from actors.session_commands import Accepted, Leave, TurnConcluded, Unexpected
 from actors.tracing import MessageTrace
+from storage.records import TurnStatus
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,11 @@ def log_concluded(session_key: str, command: TurnConcluded) -> None:
     if command.is_retried:
         text = "Attempt %s at turn %s of %s failed; another follows"
         log.warning(text, end.attempt, end.event_seq, session_key, extra=extra)
-    else:
-        log.info("Turn %s of %s is %s after %s ms", end.event_seq, session_key, end.status, end.latency_ms, extra=extra)
+        return
+    text = "Turn %s of %s is %s after %s ms"
+    if end.status is TurnStatus.FAILED:
+        text += "; `callboard admin dead show` tells why"
+    log.info(text, end.event_seq, session_key, end.status, end.latency_ms, extra=extra)
 
 
 def log_left(session_key: str, command: Leave) -> None:

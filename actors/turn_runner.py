@@ -19,6 +19,7 @@ from actors.agents import protocol
 from actors.agents.protocol import Agent, AgentError, Token, TokenUsage, Turn
 from actors.base import format_place
 from actors.messages import AgentFailed, AgentFinished, TokensProduced
+from storage.records import SessionKey
 
 log = logging.getLogger(__name__)
 
@@ -146,20 +147,20 @@ class TurnRunner:
             self._fail("agent_error", FAILED_TEXT, str(error), is_final=True)
         except BaseException as error:  # noqa: BLE001 (an agent may raise anything; SystemExit would end the server)
             if self._blocked is not None:  # which may have come back inside another error, or a group
-                log_agent_exception(error)
+                log_agent_exception(error, turn)
                 self._fail("agent_error", str(self._blocked), str(self._blocked), is_final=True)
             else:
-                self._fail_by(error)
+                self._fail_by(error, turn)
         if stream is not None:
             self._is_with_agent = True
-            await close_stream(stream)
+            await close_stream(stream, turn)
             self._is_with_agent = False
 
-    def _fail_by(self, error: BaseException) -> None:
+    def _fail_by(self, error: BaseException, turn: Turn) -> None:
         """Say what an agent's error says of itself."""
         said = describe_agent_error(error)
         if said is None:
-            log_agent_exception(error)
+            log_agent_exception(error, turn)
         is_retryable = isinstance(error, AgentError) and getattr(error, "retryable", True) is not False
         is_final = isinstance(error, AgentError) and not is_retryable
         detail = f"raised {type(error).__name__}" + (f": {said}" if said else "")
@@ -282,7 +283,7 @@ def open_stream(agent: Agent, turn: Turn) -> AsyncIterator[object]:
     return stream
 
 
-async def close_stream(stream: AsyncIterator[object]) -> None:
+async def close_stream(stream: AsyncIterator[object], turn: Turn) -> None:
     """Let the agent's generator run its cleanup, for a while and whatever it raises."""
     close = getattr(stream, "aclose", None)
     if close is None:
@@ -291,7 +292,7 @@ async def close_stream(stream: AsyncIterator[object]) -> None:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await close()
     except BaseException as error:  # noqa: BLE001 (an agent may raise anything; the task ends here either way)
-        log_agent_exception(error)
+        log_agent_exception(error, turn)
 
 
 def describe_agent_error(error: BaseException) -> str | None:
@@ -304,11 +305,12 @@ def describe_agent_error(error: BaseException) -> str | None:
         return None
 
 
-def log_agent_exception(error: BaseException) -> None:
+def log_agent_exception(error: BaseException, turn: Turn) -> None:
     """Log where an agent raised, and the class; not the text, which may quote the conversation."""
-    log.warning(
-        "An agent raised %s at\n%s", type(error).__name__, format_place(error), extra={"action": "agent_raised"}
-    )
+    session_key = str(SessionKey(user_id=turn.user_id, agent_id=turn.agent_id, thread_id=turn.thread_id))
+    text = "The agent of %s raised %s at\n%s"
+    extra = {"action": "agent_raised", "session_key": session_key, "request_id": turn.request_id}
+    log.warning(text, session_key, type(error).__name__, format_place(error), extra=extra)
 
 
 def check_text(text: object) -> None:

@@ -72,5 +72,15 @@ def test_request_has_a_line_at_acceptance_and_one_at_its_end(server: ServerProce
     assert {line["request_id"] for line in lines} == {"r1"}
 
 
+def test_agent_that_raises_is_named_with_its_request(server: ServerProcess, thread: str) -> None:
+    with connect(server, thread, agentId="raise_at_once") as client:
+        client.ask(MISBEHAVE, requestId="r1")
+    key = f"local:raise_at_once:{thread}"
+    raised = [line for line in read_lines(server) if line["action"] == "agent_raised" and line["session_key"] == key]
+    assert len(raised) == 4  # attempts
+    assert {line["request_id"] for line in raised} == {"r1"}
+    assert all("RuntimeError" in line["message"] for line in raised)
+
+
 def read_lines(server: ServerProcess) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.read_log().splitlines()]
