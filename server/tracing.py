@@ -214,6 +214,6 @@ def find_tracing(settings: Settings) -> Callable[[str], NodeTracer] | None:
         name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" if settings.otlp_traces_endpoint else "OTEL_EXPORTER_OTLP_ENDPOINT"
         raise ConfigError(
             f"{name} (--{name.lower().replace('_', '-')}): traces need the extra `tracing`: install it with "
-            f"`pip install 'callboard[tracing]'`, or unset {name}; missing is {error.name}"
+            f"`pip install -e '.[tracing]'` in Callboard's folder, or unset {name}; missing is {error.name}"
         ) from error
     return lambda node_id: NodeTracer(OtelPipeline(endpoint, node_id=node_id))

@@ -1,6 +1,6 @@
 """The agent kind "openai": any model behind an OpenAI-compatible endpoint, through the openai SDK.
 
-The SDK is an extra (``pip install 'callboard[openai]'``) and is imported only where such an agent is configured.
+The SDK is an extra (``pip install -e '.[openai]'`` in its folder) and is imported only where such an agent is configured.
 """
 
 import logging
@@ -283,7 +283,7 @@ def _import_sdk() -> Any:
     try:
         import openai
     except ImportError as error:
-        raise OptionsError("kind", "needs the openai SDK: pip install 'callboard[openai]'") from error
+        raise OptionsError("kind", "needs the openai SDK: pip install -e '.[openai]' in Callboard's folder") from error
     return openai
 
 

@@ -423,7 +423,7 @@ def test_missing_extra_is_said_at_the_start(tmp_path: Path, variable: str) -> No
     result = run_serve(tmp_path, **environ)
     assert (result.returncode, result.stdout) == (2, "")
     assert variable in result.stderr
-    assert "pip install 'callboard[tracing]'" in result.stderr
+    assert "pip install -e '.[tracing]'" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "data").exists()
 

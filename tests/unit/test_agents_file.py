@@ -195,7 +195,8 @@ def test_missing_sdk_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(builtins, "__import__", import_all_but_openai)
     message = refuse(HELPER)
-    assert message == ("agents.toml, line 2: agents.helper.kind: needs the openai SDK: pip install 'callboard[openai]'")
+    words = "needs the openai SDK: pip install -e '.[openai]' in Callboard's folder"
+    assert message == f"agents.toml, line 2: agents.helper.kind: {words}"
 
 
 def test_every_kind_is_checked_before_the_first_agent_is_built() -> None:
