@@ -1,11 +1,14 @@
-"""How many examples properties are given: all with --slow, as in CI, and a share of them in a quick run.
+"""How much is tried in a quick run, and with --slow, as in CI.
 
-Hypothesis' own profiles carry the share, so that properties which name no number get it, too. The examples are the same
-in each run, and a busy machine is no failure.
+Of properties, a share of the examples, or all; Hypothesis' own profile carries the share, so that properties which name
+no number get it, too. The examples are the same in each run, and a busy machine is no failure. Of long lists of cases,
+the first few, or all.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
+import pytest
 from hypothesis import settings
 
 ALL: Final = 100
@@ -18,6 +21,12 @@ def give_examples(*, all_of_them: bool) -> None:
     """Choose for this process, before tests are imported."""
     settings.register_profile("callboard", derandomize=True, deadline=None, max_examples=ALL if all_of_them else QUICK)
     settings.load_profile("callboard")
+
+
+def slow_after(count: int, cases: Sequence[tuple[object, ...]], *, reason: str) -> list[object]:
+    """Return cases for `parametrize`, those after the first few marked as slow."""
+    mark = pytest.mark.slow(reason=reason)
+    return [*cases[:count], *(pytest.param(*case, marks=mark) for case in cases[count:])]
 
 
 def count_examples(number: int) -> int:

@@ -1,6 +1,6 @@
 """The agent kind "openai": any model behind an OpenAI-compatible endpoint, through the openai SDK.
 
-The SDK is an extra (``pip install -e '.[openai]'`` in its folder) and is imported only where such an agent is configured.
+The SDK is an extra (``pip install -e '.[openai]'``) and is imported only where such an agent is configured.
 """
 
 import logging

@@ -43,6 +43,7 @@ def test_what_is_stored_is_shown_while_a_node_stands_still(servers: Servers) -> 
             server.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.slow(reason="waits until a node is taken to be dead")
 def test_owner_that_stands_still_is_not_said_to_be_elsewhere(servers: Servers) -> None:
     first = servers.start()
     second = servers.start(data_dir=first.data.path)
@@ -60,6 +61,7 @@ def test_owner_that_stands_still_is_not_said_to_be_elsewhere(servers: Servers) -
     second.stop()
 
 
+@pytest.mark.slow(reason="waits until a node is taken to be dead")
 def test_user_of_a_killed_node_can_be_purged(servers: Servers) -> None:
     server = servers.start()
     with connect(server, "t", agentId="echo") as client:
@@ -70,6 +72,7 @@ def test_user_of_a_killed_node_can_be_purged(servers: Servers) -> None:
     assert (done.returncode, "1 sessions" in done.stdout) == (0, True), done
 
 
+@pytest.mark.slow(reason="waits until a node is taken to be dead")
 def test_what_a_killed_node_had_can_be_acted_on_without_it(servers: Servers, agents_file: Path) -> None:
     server = servers.start("--agents", str(agents_file))
     data_dir = server.data.path

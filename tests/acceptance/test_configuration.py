@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.server_process import CALLBOARD, ServerProcess, make_environment
+from tests.examples import slow_after
 
 
 def run_serve(tmp_path: Path, *options: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -20,28 +21,35 @@ def run_serve(tmp_path: Path, *options: str, **environ: str) -> "subprocess.Comp
     )
 
 
+PROCESS = "starts a process for what unit tests have, too"
+
+
 @pytest.mark.parametrize(
     ("options", "environ", "words"),
-    [
-        ([], {"PORT": "abc"}, ("PORT", "--port", "'abc'")),
-        (["--port", "70000"], {}, ("--port", "PORT", "'70000'")),
-        (["--port", "-1"], {"PORT": "8888"}, ("--port", "PORT", "'-1'")),
-        (["--address", "0.0.0.0"], {}, ("--address", "ADDRESS", "'0.0.0.0'", "loopback")),
-        ([], {"TURN_TIMEOUT_S": "-1"}, ("TURN_TIMEOUT_S", "--turn-timeout-s", "'-1'")),
-        ([], {"TURN_TIMEOUT_S": "nan"}, ("TURN_TIMEOUT_S", "'nan'")),
-        ([], {"EFFECT_POLL_INTERVAL_MS": "0"}, ("EFFECT_POLL_INTERVAL_MS", "'0'")),
-        ([], {"EVENT_QUEUE_PROCESS_INTERVAL_MS": "1.5"}, ("EVENT_QUEUE_PROCESS_INTERVAL_MS", "'1.5'")),
-        ([], {"LOG_FORMAT": "xml"}, ("LOG_FORMAT", "--log-format", "'xml'", "json")),
-        ([], {"LOG_LEVEL": "LOUD"}, ("LOG_LEVEL", "--log-level", "'LOUD'")),
-        ([], {"COALESCE_TOKENS": "maybe"}, ("COALESCE_TOKENS", "'maybe'")),
-        ([], {"DATABASE_URL": "mysql://u:hunter2@h/d"}, ("DATABASE_URL", "--database-url", "postgresql://")),
-        (
-            [],
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317/hunter2"},
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "--otel-exporter-otlp-endpoint", "http://127.0.0.1:4318"),
-        ),
-        ([], {"OTEL_SDK_DISABLED": "yes"}, ("OTEL_SDK_DISABLED", "'yes'", "true or false")),
-    ],
+    slow_after(
+        3,
+        [
+            ([], {"PORT": "abc"}, ("PORT", "--port", "'abc'")),
+            (["--port", "70000"], {}, ("--port", "PORT", "'70000'")),
+            (["--port", "-1"], {"PORT": "8888"}, ("--port", "PORT", "'-1'")),
+            (["--address", "0.0.0.0"], {}, ("--address", "ADDRESS", "'0.0.0.0'", "loopback")),
+            ([], {"TURN_TIMEOUT_S": "-1"}, ("TURN_TIMEOUT_S", "--turn-timeout-s", "'-1'")),
+            ([], {"TURN_TIMEOUT_S": "nan"}, ("TURN_TIMEOUT_S", "'nan'")),
+            ([], {"EFFECT_POLL_INTERVAL_MS": "0"}, ("EFFECT_POLL_INTERVAL_MS", "'0'")),
+            ([], {"EVENT_QUEUE_PROCESS_INTERVAL_MS": "1.5"}, ("EVENT_QUEUE_PROCESS_INTERVAL_MS", "'1.5'")),
+            ([], {"LOG_FORMAT": "xml"}, ("LOG_FORMAT", "--log-format", "'xml'", "json")),
+            ([], {"LOG_LEVEL": "LOUD"}, ("LOG_LEVEL", "--log-level", "'LOUD'")),
+            ([], {"COALESCE_TOKENS": "maybe"}, ("COALESCE_TOKENS", "'maybe'")),
+            ([], {"DATABASE_URL": "mysql://u:hunter2@h/d"}, ("DATABASE_URL", "--database-url", "postgresql://")),
+            (
+                [],
+                {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317/hunter2"},
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "--otel-exporter-otlp-endpoint", "http://127.0.0.1:4318"),
+            ),
+            ([], {"OTEL_SDK_DISABLED": "yes"}, ("OTEL_SDK_DISABLED", "'yes'", "true or false")),
+        ],
+        reason=PROCESS,
+    ),
     ids=str,
 )
 def test_unusable_setting_is_named_with_its_value(
@@ -66,14 +74,21 @@ def test_port_in_use_is_named(tmp_path: Path, server: ServerProcess) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [
-        ('[agents.a]\nkind = "echo"\n\n[agents.b\n', ("line 4",)),
-        ('default = "a"\n[agents.a]\nkind = "parrot"\n', ("line 3", "agents.a.kind", "'parrot'", "echo")),
-        ('[agents.a]\nkind = "echo"\nloud = true\n', ("line 3", "agents.a.loud")),
-        ('[agents.a]\nkind = "python"\nfactory = "no_such_module:Agent"\n', ("line 3", "factory", "no_such_module")),
-        ('default = "b"\n[agents.a]\nkind = "echo"\n', ("line 1", "default", "'b'")),
-        ("", ("agents",)),
-    ],
+    slow_after(
+        2,
+        [
+            ('[agents.a]\nkind = "echo"\n\n[agents.b\n', ("line 4",)),
+            ('default = "a"\n[agents.a]\nkind = "parrot"\n', ("line 3", "agents.a.kind", "'parrot'", "echo")),
+            ('[agents.a]\nkind = "echo"\nloud = true\n', ("line 3", "agents.a.loud")),
+            (
+                '[agents.a]\nkind = "python"\nfactory = "no_such_module:Agent"\n',
+                ("line 3", "factory", "no_such_module"),
+            ),
+            ('default = "b"\n[agents.a]\nkind = "echo"\n', ("line 1", "default", "'b'")),
+            ("", ("agents",)),
+        ],
+        reason=PROCESS,
+    ),
     ids=["syntax", "kind", "option", "factory", "default", "empty"],
 )
 def test_bad_agents_file_is_named_with_line_and_field(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:

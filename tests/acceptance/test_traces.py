@@ -389,7 +389,13 @@ def test_stopped_server_leaves_a_whole_trace(servers: Servers, thread: str) -> N
     assert find_one(spans, "message").attributes["callboard.outcome"] == "completed"
 
 
-@pytest.mark.parametrize("mode", ["down", "refuse", "rubbish", "silence"])
+FAILURES = ["refuse", "rubbish", "silence"]
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["down", *(pytest.param(mode, marks=pytest.mark.slow(reason=f"a collector's {mode}")) for mode in FAILURES)],
+)
 def test_collector_that_fails_harms_nobody(servers: Servers, thread: str, mode: str) -> None:
     with run_collector("ok" if mode == "down" else mode) as collector:
         url = "http://127.0.0.1:1" if mode == "down" else collector.url

@@ -233,6 +233,7 @@ def test_last_user_to_stop_stops_postgres(start: Start, data_dir: Path) -> None:
         query(second.dsn, "SELECT 1")
 
 
+@pytest.mark.slow(reason="makes a new cluster")
 def test_two_processes_started_at_once_share(start_process: StartProcess, tmp_path: Path) -> None:
     processes = [start_process(tmp_path / "data") for _ in range(2)]
     assert len({read_ready_dsn(process) for process in processes}) == 1
@@ -242,6 +243,7 @@ def test_two_processes_started_at_once_share(start_process: StartProcess, tmp_pa
     assert not is_running(tmp_path / "data")
 
 
+@pytest.mark.slow(reason="makes a new cluster")
 def test_two_data_dirs_run_side_by_side(start: Start, data_dir: Path, tmp_path: Path) -> None:
     one, other = start(data_dir), start(tmp_path / "other")
     query(one.dsn, "CREATE TABLE mine (x int)")
@@ -297,6 +299,7 @@ def test_ctrl_c_does_not_reach_postgres(start_process: StartProcess, data_dir: P
         assert os.getsid(postmaster_pid(data_dir)) != process.pid
 
 
+@pytest.mark.slow(reason="makes a new cluster")
 def test_kill_within_initdb_heals(start: Start, start_process: StartProcess, tmp_path: Path) -> None:
     process = start_process(tmp_path / "data")
     wait_until((tmp_path / "data/postgres.new/PG_VERSION").exists)
@@ -307,6 +310,7 @@ def test_kill_within_initdb_heals(start: Start, start_process: StartProcess, tmp
     assert not (tmp_path / "data/postgres.new").exists()
 
 
+@pytest.mark.slow(reason="makes a new cluster")
 @pytest.mark.parametrize("step", ["Initialising", "Starting"])
 def test_interrupted_start_heals(step: str, start: Start, start_process: StartProcess, tmp_path: Path) -> None:
     process = start_process(tmp_path / "data")
@@ -367,6 +371,7 @@ def test_postgres_that_dies_at_start_shows_its_log(start: Start, data_dir: Path)
 # Folders
 
 
+@pytest.mark.slow(reason="makes a new cluster")
 @pytest.mark.parametrize("name", ["with blank and 'quote' and \"quote\"", "$HOME `x` \\ ; ünï ☎", "comma, and so on"])
 def test_odd_path_works(name: str, start: Start, tmp_path: Path) -> None:
     assert query(start(tmp_path / name).dsn, "SELECT 1") == [(1,)]
