@@ -1,8 +1,9 @@
 """Everything that storage raises. Driver errors are translated here once and never leave the package."""
 
 from collections.abc import Mapping
+from typing import Final
 
-NAMED_SESSIONS = 3
+NAMED_SESSIONS: Final = 3
 """So many are named in one line."""
 
 

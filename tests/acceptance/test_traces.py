@@ -220,7 +220,7 @@ def test_trace_ends_with_the_commit_if_nobody_is_connected(
     trace_id = make_trace_id()
     with connect_v1(traced) as client:
         client.subscribe(thread, "metronome")
-        schedule = make_schedule(3, first_token_ms=300)
+        schedule = make_schedule(3, first_token_ms=1500)  # by then the connection is gone
         fields = {"requestId": "r1", "traceparent": name_client(trace_id)}
         client.post("message", thread, "metronome", message=schedule, **fields)
         client.receive_until("accepted")
