@@ -194,25 +194,47 @@ class Access:
             ) from error
 
     def ask_nodes(self, path: str, query: list[tuple[str, str]] | None = None) -> dict[str, Any]:
-        """Ask all nodes of this machine something, and return the answers by node.
+        """Ask all nodes of this machine that have the database something, and return the answers by node.
 
         Those that are gone are left out; of one that does not answer, standard error has a line.
 
         Raises:
             AdminError: If none answers, and not because none runs.
         """
-        said = self.try_nodes(path, query)
+        said = self.try_nodes(path, query, among=self._read_own_nodes())
         if said.failures and not said.answers:
             raise next(iter(said.failures.values()))
         warn(said.failures)
         return dict(said.answers)
 
-    def try_nodes(self, path: str, query: list[tuple[str, str]] | None = None) -> Answers:
-        """Ask all nodes of this machine something; returns the answers, and what is known of those that give none."""
+    def _read_own_nodes(self) -> Set[str] | None:
+        """Return the nodes of the database that is asked for; None if it does not say, of which a line tells."""
+        if not self.list_nodes() or (self.settings.database_url is None and not self._has_data()):
+            return frozenset()
+        try:
+            with self.open_stored() as stored:
+                return list_own_nodes(stored)
+        except AdminError as error:
+            words = f"whether the nodes with a socket in {self.settings.data_dir} have this database is not known"
+            click.echo(f"Warning: {words}: {error.message}", err=True)
+            return None
+
+    def try_nodes(
+        self, path: str, query: list[tuple[str, str]] | None = None, *, among: Set[str] | None = None
+    ) -> Answers:
+        """Ask nodes of this machine something; returns the answers, and what is known of those that give none.
+
+        Args:
+            path: What.
+            query: More of it.
+            among: Only these: servers of several databases may share a data directory. None for all.
+        """
         answers: dict[str, Any] = {}
         failures: dict[str, AdminError] = {}
         gone: set[str] = set()
         for node in self.list_nodes():
+            if among is not None and node.node_id not in among:
+                continue
             try:
                 answers[node.node_id] = node.get(path, query, timeout_s=STATUS_TIMEOUT_S)
             except NodeGone:
@@ -232,7 +254,8 @@ class Access:
         Raises:
             AdminError: If its owner runs, but does not answer, or not where this command does.
         """
-        said = self.try_nodes("/status")
+        own = list_own_nodes(stored) | ({session.owner} if session.owner is not None else frozenset())
+        said = self.try_nodes("/status", among=own)
         if session.owner is not None and session.owner in said.failures:
             raise said.failures[session.owner]
         if said.failures and not said.answers:
@@ -254,6 +277,11 @@ class Access:
                 raise AdminError(ExitCode.REFUSED, f"{words} seconds")
         takers = [node for node in nodes if not said.answers[node.node_id]["is_stopping"]]
         return takers[0] if takers else nodes[0] if nodes else None
+
+
+def list_own_nodes(stored: Stored) -> frozenset[str]:
+    """Return the nodes that the database has a row of."""
+    return frozenset(node.node_id for node in stored.inspection.list_nodes())
 
 
 def wait_for_ends(stored: Stored, gone: Set[str]) -> bool:

@@ -26,12 +26,19 @@ def list_agents(access: Access) -> dict[str, Any]:
     answers = access.ask_nodes("/agents")
     if answers:
         node_id, answer = next(iter(answers.items()))
-        return {"node_id": node_id, **answer}
+        return {"node_id": node_id, "from_shell": False, **answer}
+    tell_shell()
     try:
         registry = load_agents(access.settings.agents_file, access.environ)
     except AgentsFileError as error:
         raise AdminError(ExitCode.UNUSABLE_ARGUMENT, str(error)) from error
-    return {"node_id": None, "agents": list(registry.ids), "default": registry.default_agent_id}
+    shown = {"agents": list(registry.ids), "default": registry.default_agent_id}
+    return {"node_id": None, "from_shell": True, **shown}
+
+
+def tell_shell() -> None:
+    """Say that what is shown is no server's."""
+    click.echo("No server of this database answers: these are this shell's settings.", err=True)
 
 
 @agents.command("list", short_help="Which there are.")
@@ -63,7 +70,7 @@ def check(access: Access, agent_ids: tuple[str, ...], timeout_s: float, message:
         raise AdminError(ExitCode.NOT_FOUND, f"there is no agent {unknown[0]}; there are {known}")
     checks = [ask_agent(access, found["node_id"], agent_id, timeout_s, message) for agent_id in wanted]
     if as_json:
-        print_json({"node_id": found["node_id"], "checks": checks})
+        print_json({"node_id": found["node_id"], "from_shell": found["from_shell"], "checks": checks})
     else:
         rows = [
             (
@@ -115,9 +122,12 @@ def config(access: Access, as_json: bool) -> None:
         settings = answer["settings"]
     else:
         node_id = None
+        tell_shell()
         settings = [asdict(each) for each in describe_settings(access.settings, access.options, access.environ)]
     if as_json:
-        print_json({"node_id": node_id, "settings": settings})
+        print_json({"node_id": node_id, "from_shell": node_id is None, "settings": settings})
         return
+    if node_id is not None:
+        click.echo(f"Node {node_id}\n")
     rows = [(each["variable"], each["value"] or "-", each["source"]) for each in settings]
     print_table(("variable", "value", "from"), rows, empty="")

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from scripts.admin.access import Access, make_audit, pass_access
+from scripts.admin.access import Access, list_own_nodes, make_audit, pass_access
 from scripts.admin.arguments import (
     DURATION_S,
     agent_option,
@@ -81,7 +81,8 @@ def show(access: Access, session_key: str, as_json: bool) -> None:
     """Show a session: its row, its actor, what runs and waits, its connections and how far they are."""
     with access.open_stored() as stored:
         session = stored.require_session(session_key)
-    said = access.try_nodes("/sessions", [("key", session_key)])
+        own = list_own_nodes(stored)
+    said = access.try_nodes("/sessions", [("key", session_key)], among=own)
     live = next((each for answer in said.answers.values() for each in answer["sessions"]), None)
     if as_json:
         print_json({"session": session, "live": live})

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from scripts.admin.access import Access, Stored, pass_access
+from scripts.admin.access import Access, Stored, list_own_nodes, pass_access
 from scripts.admin.arguments import DURATION_S
 from scripts.admin.failures import ExitCode
 from scripts.admin.output import json_option, make_console, make_table, print_json, tell_bytes, tell_span
@@ -27,9 +27,10 @@ SHOWN_LIVE: Final = 10_000
 def read_status(access: Access, stored: Stored) -> dict[str, Any]:
     """Return what nodes and database say of themselves."""
     totals = stored.inspection.read_totals()
-    said = access.try_nodes("/status")
+    nodes = stored.inspection.list_nodes()
+    said = access.try_nodes("/status", among={node.node_id for node in nodes})
     return {
-        "nodes": stored.inspection.list_nodes(),
+        "nodes": nodes,
         "answers": said.answers,
         "silent": {node_id: failure.message for node_id, failure in said.failures.items()},
         "gone": sorted(said.gone),
@@ -120,10 +121,10 @@ def end_if_silent(messages: Iterable[str]) -> None:
 def top(access: Access, interval: float, rows: int, once: bool, as_json: bool) -> None:
     """The same, live, with the busiest and slowest sessions. Ctrl-C ends it."""
     with access.open_stored() as stored:
-        before, at_s = read_live(access), time.monotonic()
+        before, at_s = read_live(access, stored), time.monotonic()
         time.sleep(interval)
         if once or as_json:
-            live = read_live(access)
+            live = read_live(access, stored)
             busy = rank_sessions(before, live, time.monotonic() - at_s)[:rows]
             found = read_status(access, stored)
             if as_json:
@@ -134,7 +135,7 @@ def top(access: Access, interval: float, rows: int, once: bool, as_json: bool) -
             return
         with shown_live() as show:
             while True:
-                live, now_s = read_live(access), time.monotonic()
+                live, now_s = read_live(access, stored), time.monotonic()
                 busy = rank_sessions(before, live, now_s - at_s)[:rows]
                 show(Group(render_status(read_status(access, stored)), render_sessions(busy)))
                 before, at_s = live, now_s
@@ -152,10 +153,11 @@ def shown_live() -> Iterator[Callable[[RenderableType], None]]:
         yield lambda look: screen.update(look, refresh=True)
 
 
-def read_live(access: Access) -> dict[str, dict[str, Any]]:
+def read_live(access: Access, stored: Stored) -> dict[str, dict[str, Any]]:
     """Return the sessions with an actor on this machine's nodes, by key."""
     # Of those that do not answer, `read_status` tells.
-    answers = access.try_nodes("/sessions", [("limit", str(SHOWN_LIVE))]).answers
+    own = list_own_nodes(stored)
+    answers = access.try_nodes("/sessions", [("limit", str(SHOWN_LIVE))], among=own).answers
     return {session["session_key"]: session for answer in answers.values() for session in answer["sessions"]}
 
 
