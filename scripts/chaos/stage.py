@@ -53,6 +53,7 @@ class Server:
         self.port = find_free_port()
         self._dsn = dsn
         self._log = folder / f"server-{self.port}.log"
+        self._data_dir = folder / f"server-{self.port}"  # takes its admin socket: no real server's folder is to
         self._clock = folder / f"clock-{self.port}"
         self._clock_library = clock_library
         self._program = ["scripts.chaos.server", *([] if bug is None else ["--bug", str(bug)])]
@@ -62,7 +63,7 @@ class Server:
     def start(self) -> None:
         """Start it, and wait until it listens."""
         options = ["--port", str(self.port), "--session-idle-s", "2", "--turn-retry-pause-s", "0.1"]
-        environment = {**os.environ, "DATABASE_URL": self._dsn}
+        environment = {**os.environ, "DATABASE_URL": self._dsn, "CALLBOARD_DATA_DIR": str(self._data_dir)}
         if self._clock_library is not None:
             environment |= {
                 "LD_PRELOAD": str(self._clock_library),
@@ -99,6 +100,8 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
 
     def stop(self) -> None:
         """End it as an operator does, or at once if that takes too long."""
@@ -109,6 +112,8 @@ class Server:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 class Stage:

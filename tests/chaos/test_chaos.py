@@ -3,15 +3,30 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from scripts.chaos.stage import Stage
 
 COMMAND = Path(sys.executable).with_name("callboard")
 
 
 def run_chaos(*options: str, timeout_s: float = 280) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([COMMAND, "chaos", *options], capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+def test_servers_leave_the_data_directory_of_real_ones_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLBOARD_DATA_DIR", str(tmp_path / "real"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "real"))
+    with tempfile.TemporaryDirectory(prefix="callboard-chaos-") as folder:
+        stage = Stage(Path(folder), 2)
+        try:
+            assert len(list(Path(folder).glob("*/admin/*.sock"))) == 2
+        finally:
+            stage.close()
+    assert not (tmp_path / "real").exists()
 
 
 def test_two_minutes_of_all_faults_lose_and_double_nothing(tmp_path: Path) -> None:

@@ -62,10 +62,12 @@ def test_stream_that_lacks_a_token_ends_the_measurement() -> None:
 def test_server_is_given_its_database_and_no_other_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COALESCE_TOKENS", "0")
     monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/d")
+    monkeypatch.setenv("CALLBOARD_DATA_DIR", "/elsewhere")
 
-    environment = make_environment("postgresql://h/d")
+    environment = make_environment("postgresql://h/d", "/made/for/it")
 
     assert environment["DATABASE_URL"] == "postgresql://h/d"
+    assert environment["CALLBOARD_DATA_DIR"] == "/made/for/it", "no real server's, whose operators would see it"
     assert "COALESCE_TOKENS" not in environment
 
 
