@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -51,8 +52,15 @@ def make_console() -> Console:
 
 
 def print_json(document: object) -> None:
-    """Print a document; times are ISO 8601, dataclasses objects."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    """Print a document; times are ISO 8601, dataclasses objects, paths text."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document, enc_hook=encode_path), indent=2).decode())
+
+
+def encode_path(value: Any) -> str:
+    """Return a path as text, and nothing else: whoever adds another type says how it is to be read."""
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} in a document")
 
 
 def print_listing(
