@@ -42,7 +42,7 @@ from storage.database import (
     known_migrations,
     require_supported_server,
 )
-from storage.errors import BackupError, DatabaseUnavailable
+from storage.errors import BackupError, BackupFileError, DatabaseUnavailable
 from storage.postgres_programs import PROGRAM_VERSION, Program, ProgramTarget, make_target, running
 from storage.tables import TABLE_NAMES
 
@@ -129,8 +129,8 @@ def write_backup(dsn: str, file: Path, *, overwrite: bool = False) -> BackupInfo
         What the file says of itself, read back.
 
     Raises:
-        BackupError: if the database has no tables of Callboard, is newer than `pg_dump`, fails on the way, or the file
-            cannot be written or is there already.
+        BackupFileError: if the file cannot be written or is there already.
+        BackupError: if the database has no tables of Callboard, is newer than `pg_dump`, or fails on the way.
         DatabaseUnavailable: if the database cannot be reached.
         SchemaError: if PostgreSQL is older than 14.
         EmbeddedPostgresError: if the Python package with `pg_dump` is missing.
@@ -155,7 +155,9 @@ def write_backup(dsn: str, file: Path, *, overwrite: bool = False) -> BackupInfo
                 raise BackupError(f"the backup of {describe_dsn(dsn)} failed, and no file was left: {complaint}")
             read_backup_info(partial)
     except OSError as error:
-        raise BackupError(f"cannot write {file}: {error.strerror}; name a file in a folder that is there") from error
+        raise BackupFileError(
+            f"cannot write {file}: {error.strerror}; name a file in a folder that is there"
+        ) from error
     info = read_backup_info(file)
     log.info(
         "Wrote a backup of %.1f MB",
@@ -178,8 +180,9 @@ def restore_backup(dsn: str, file: Path) -> BackupInfo:
         What the file says of itself.
 
     Raises:
-        BackupError: if the file is no whole backup, has migrations that this code does not know, is of a newer
-            PostgreSQL than the database, or the database has tables of Callboard or is being migrated.
+        BackupFileError: if the file is no backup, or has migrations that this code does not know.
+        BackupError: if the file is no whole backup, is of a newer PostgreSQL than the database, or the database has
+            tables of Callboard or is being migrated.
         DatabaseUnavailable: if the database cannot be reached.
         SchemaError: if PostgreSQL is older than 14.
         EmbeddedPostgresError: if the Python package with `pg_restore` and `psql` is missing.
@@ -192,7 +195,7 @@ def restore_backup(dsn: str, file: Path) -> BackupInfo:
     info = read_backup_info(file)
     unknown = sorted(set(info.migrations) - set(known_migrations()))
     if unknown:
-        raise BackupError(
+        raise BackupFileError(
             f"{info.file} is of a newer Callboard: it has migration {unknown[-1]}, which this version does not know; "
             "install the newer version"
         )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from storage.database import MIGRATION_TABLE
-from storage.errors import BackupError
+from storage.errors import BackupFileError
 from storage.postgres_programs import running
 
 ANOTHER_FILE: Final = "name a file that `callboard admin backup` wrote"
@@ -64,20 +64,22 @@ def read_backup_info(file: Path) -> BackupInfo:
         file: Written by `write_backup`, or by `pg_dump --format=custom` with the time zone UTC.
 
     Raises:
-        BackupError: if it is missing, no backup, cut off, or none of Callboard's.
+        BackupFileError: if it is missing, no backup, cut off, or none of Callboard's.
     """
     file = file.absolute()
     if not file.exists():
-        raise BackupError(f"there is no file {file}: {ANOTHER_FILE}")
+        raise BackupFileError(f"there is no file {file}: {ANOTHER_FILE}")
     if not file.is_file():
-        raise BackupError(f"{file} is no file: {ANOTHER_FILE}")
+        raise BackupFileError(f"{file} is no file: {ANOTHER_FILE}")
     header = dict(HEADER.findall(_read_archive(file, "--list")))
     if len(header) < len(("created", "database", "version")):
-        raise BackupError(f"{file} does not say what it was made of: {ANOTHER_FILE}")
+        raise BackupFileError(f"{file} does not say what it was made of: {ANOTHER_FILE}")
     table = _read_archive(file, "--data-only", f"--table={MIGRATION_TABLE}", "--file=-")
     migrations = parse_column(table, "name")
     if not migrations:
-        raise BackupError(f"{file} is a backup of something else: no migration of Callboard is in it; {ANOTHER_FILE}")
+        raise BackupFileError(
+            f"{file} is a backup of something else: no migration of Callboard is in it; {ANOTHER_FILE}"
+        )
     return BackupInfo(
         file=file,
         size_bytes=file.stat().st_size,
@@ -114,7 +116,7 @@ def _read_archive(file: Path, *options: str) -> str:
         text = program.process.stdout.read().decode(errors="replace")
         complaint = program.find_complaint()
     if complaint is not None:
-        raise BackupError(f"{file} cannot be read as a backup ({complaint}): {ANOTHER_FILE}")
+        raise BackupFileError(f"{file} cannot be read as a backup ({complaint}): {ANOTHER_FILE}")
     return text
 
 
@@ -130,7 +132,7 @@ def writing_whole(file: Path, *, overwrite: bool) -> Iterator[tuple[int, Path]]:
         The partial file's descriptor, empty, and its path. A program that inherits the descriptor holds its lock.
 
     Raises:
-        BackupError: if there is such a file already, or somebody is about to write it.
+        BackupFileError: if there is such a file already, or somebody is about to write it.
         OSError: if it cannot be written there.
     """
     _refuse_existing(file, overwrite=overwrite)
@@ -156,9 +158,9 @@ def writing_whole(file: Path, *, overwrite: bool) -> Iterator[tuple[int, Path]]:
 
 def _refuse_existing(file: Path, *, overwrite: bool) -> None:
     if file.is_dir():
-        raise BackupError(f"{file} is a folder: name a file in it")
+        raise BackupFileError(f"{file} is a folder: name a file in it")
     if file.exists() and not overwrite:
-        raise BackupError(f"{file} is there already: name another file, or say that it is to be overwritten")
+        raise BackupFileError(f"{file} is there already: name another file, or say that it is to be overwritten")
 
 
 def _lock(opened: int, partial: Path) -> None:
@@ -169,7 +171,7 @@ def _lock(opened: int, partial: Path) -> None:
     except (BlockingIOError, FileNotFoundError):
         is_ours = False
     if not is_ours:
-        raise BackupError(f"another backup is writing {partial}: wait for its end, or name another file")
+        raise BackupFileError(f"another backup is writing {partial}: wait for its end, or name another file")
 
 
 def _sync_folder(folder: Path) -> None:

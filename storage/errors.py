@@ -47,6 +47,10 @@ class BackupError(StorageError):
     """Raised when a backup cannot be written, read or restored; the text says what is left of it and what to do."""
 
 
+class BackupFileError(BackupError):
+    """Raised when it is the file that cannot be used; the text says what to name instead."""
+
+
 class SweepElsewhere(StorageError):
     """Raised when a server's sweep is at work, and a second one would only be in its way."""
 

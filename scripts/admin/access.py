@@ -159,24 +159,9 @@ class Access:
         Raises:
             AdminError: If they cannot be used.
         """
-        with self.open_dsn() as dsn:
-            database = open_database(dsn, application_name="callboard-admin")
-            try:
-                with connected(database):
-                    require_schema(database)
-                    yield Stored(
-                        dsn, database, InspectionStore(database), OperatorStore(database), AuditStore(database)
-                    )
-            except DatabaseError as error:
-                raise AdminError(ExitCode.NO_DATABASE, f"the database refuses: {describe_error(error)}") from error
-            except DatabaseUnavailable as error:
-                raise AdminError(
-                    ExitCode.NO_DATABASE,
-                    f"cannot use {describe_dsn(dsn)}: {error}; see whether it runs and --database-url (DATABASE_URL) "
-                    "is right",
-                ) from error
-            finally:
-                database.close_all()
+        with self.open_dsn() as dsn, opened(dsn) as database, connected(database):
+            require_schema(database)
+            yield Stored(dsn, database, InspectionStore(database), OperatorStore(database), AuditStore(database))
 
     def list_nodes(self) -> list[NodeClient]:
         """Return the nodes of this machine that have a socket in the data directory, dead ones too.
@@ -282,6 +267,35 @@ class Access:
 def list_own_nodes(stored: Stored) -> frozenset[str]:
     """Return the nodes that the database has a row of."""
     return frozenset(node.node_id for node in stored.inspection.list_nodes())
+
+
+@contextmanager
+def opened(dsn: str) -> Iterator[Database]:
+    """Give a database without a connection yet, and close it in the end.
+
+    Raises:
+        AdminError: If the block cannot use it.
+    """
+    database = open_database(dsn, application_name="callboard-admin")
+    try:
+        with database_told(dsn):
+            yield database
+    finally:
+        database.close_all()
+
+
+@contextmanager
+def database_told(dsn: str) -> Iterator[None]:
+    """Turn what a database refuses, and that it cannot be reached, into the command's error, which names it."""
+    try:
+        yield
+    except DatabaseError as error:
+        raise AdminError(ExitCode.NO_DATABASE, f"the database refuses: {describe_error(error)}") from error
+    except DatabaseUnavailable as error:
+        place = describe_dsn(dsn)
+        why = str(error).removeprefix(f"cannot reach {place}: ")
+        advice = "see whether it runs and --database-url (DATABASE_URL) is right"
+        raise AdminError(ExitCode.NO_DATABASE, f"cannot use {place}: {why}; {advice}") from error
 
 
 def wait_for_ends(stored: Stored, gone: Set[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from scripts.admin.access import Access, confirm, make_audit, pass_access, wait_for_ends
+from scripts.admin.access import Access, confirm, database_told, make_audit, opened, pass_access, wait_for_ends
 from scripts.admin.arguments import action_options, dry_run_option, key_argument, yes_option
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import json_option, print_json, tell_bytes, tell_span
@@ -18,17 +18,28 @@ from server.layer_settings import make_retention_policy
 from storage.audit_store import AuditStore, hash_user
 from storage.backup import read_backup_info, restore_backup, write_backup
 from storage.compaction import compact as compact_now
-from storage.database import connected, open_database, pending_migrations
+from storage.database import connected, pending_migrations
 from storage.database import migrate as migrate_now
-from storage.errors import SessionsOwned, StorageError, SweepElsewhere
+from storage.errors import BackupFileError, DatabaseUnavailable, SessionsOwned, StorageError, SweepElsewhere
 from storage.export_store import UserData, count_user, export_session, purge_user
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn storage's errors into the command's."""
+def told(dsn: str) -> Iterator[None]:
+    """Turn what the database and storage say into the command's errors."""
+    with database_told(dsn), storage_told():
+        yield
+
+
+@contextmanager
+def storage_told() -> Iterator[None]:
+    """Turn storage's errors into the command's, but for what is the database's."""
     try:
         yield
+    except DatabaseUnavailable:
+        raise
+    except BackupFileError as error:
+        raise AdminError(ExitCode.UNUSABLE_ARGUMENT, str(error)) from error
     except (SessionsOwned, SweepElsewhere) as error:
         raise AdminError(ExitCode.REFUSED, str(error)) from error
     except StorageError as error:
@@ -91,7 +102,7 @@ def purge(access: Access, user: str, dry_run: bool, yes: bool, as_json: bool) ->
     What operators have done to these sessions stays listed, without saying whose they were. The purge itself is listed
     with a hash of the user's id: `audit --purged USER` finds it for whoever has the id.
     """
-    with access.open_stored() as stored, told():
+    with access.open_stored() as stored, told(stored.dsn):
         found = count_user(stored.database, user)
         if not found.rows.get("sessions") and not found.actions:
             raise AdminError(ExitCode.NOT_FOUND, f"nothing is stored of user {user}")
@@ -127,14 +138,10 @@ def describe_data(found: UserData) -> str:
 @pass_access
 def migrate(access: Access, dry_run: bool, as_json: bool) -> None:
     """Bring the schema up to this version, one transaction for each migration; a server does so at its start."""
-    with access.open_dsn() as dsn, told():
+    with access.open_dsn() as dsn, told(dsn):
         if dry_run:
-            database = open_database(dsn, application_name="callboard-admin")
-            try:
-                with connected(database):
-                    names = pending_migrations(database)
-            finally:
-                database.close_all()
+            with opened(dsn) as database, connected(database):
+                names = pending_migrations(database)
         else:
             names = migrate_now(dsn)
     if names and not dry_run:
@@ -152,7 +159,7 @@ def migrate(access: Access, dry_run: bool, as_json: bool) -> None:
 @pass_access
 def compact(access: Access, as_json: bool) -> None:
     """Delete what COMPACT_AFTER_S, EFFECT_TTL_S and RETENTION_DAYS say, now and to the end, and give room back."""
-    with access.open_dsn() as dsn, told():
+    with access.open_dsn() as dsn, told(dsn):
         done = compact_now(dsn, make_retention_policy(access.settings), wait_s=5.0)
     counts = {name: count for name, count in asdict(done.counts).items() if count}
     note_done(access, "compact", **counts)
@@ -171,9 +178,12 @@ def compact(access: Access, as_json: bool) -> None:
 @pass_access
 def backup(access: Access, file: Path, overwrite: bool, as_json: bool) -> None:
     """Write all data to a file, in pg_dump's custom format; servers may go on meanwhile."""
-    with access.open_dsn() as dsn, told():
+    with access.open_dsn() as dsn, told(dsn):
         info = write_backup(dsn, file, overwrite=overwrite)
-    note_done(access, "backup", file=str(file))
+    try:
+        note_done(access, "backup", file=str(file))
+    except AdminError as error:  # as before `migrate`, the best time for one
+        click.echo(f"Warning: the backup is whole, but the audit has no row of it: {error.message}", err=True)
     if as_json:
         print_json(info)
     else:
@@ -190,10 +200,10 @@ def restore(access: Access, file: Path, yes: bool, as_json: bool) -> None:
 
     Into a new data directory: `callboard admin --data-dir NEW restore FILE` makes it.
     """
-    with told():
+    with storage_told():
         read_backup_info(file)
     confirm(f"Restore {file} into {access.describe_target()}?", yes=yes)
-    with access.open_dsn(create=True) as dsn, told():
+    with access.open_dsn(create=True) as dsn, told(dsn):
         info = restore_backup(dsn, file)
         applied = migrate_now(dsn)
     note_done(access, "restore", file=str(file))

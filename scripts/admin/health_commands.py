@@ -6,12 +6,11 @@ import time
 import click
 from rich.text import Text
 
-from scripts.admin.access import Access, pass_access
+from scripts.admin.access import Access, opened, pass_access
 from scripts.admin.arguments import KEY
 from scripts.admin.failures import ExitCode
 from scripts.admin.output import json_option, make_console, print_json
 from server.open_files import RESERVED_FILES
-from storage.database import open_database
 from storage.doctor import examine
 from storage.doctor_finding import Severity
 from storage.verification import verify as verify_stored
@@ -52,17 +51,13 @@ def verify(access: Access, session_key: str | None, limit: int, as_json: bool) -
 def doctor(access: Access, as_json: bool) -> None:
     """Look for what is wrong with the database and this machine, and say what to do. Exit code 1 for a problem."""
     settings = access.settings
-    with access.open_dsn() as dsn:
-        database = open_database(dsn, application_name="callboard-admin")
-        try:
-            findings = examine(
-                database,
-                wanted_files=settings.max_connections + RESERVED_FILES,
-                effect_ttl_s=settings.effect_ttl_s or None,
-                data_dir=settings.data_dir if settings.database_url is None else None,
-            )
-        finally:
-            database.close_all()
+    with access.open_dsn() as dsn, opened(dsn) as database:
+        findings = examine(
+            database,
+            wanted_files=settings.max_connections + RESERVED_FILES,
+            effect_ttl_s=settings.effect_ttl_s or None,
+            data_dir=settings.data_dir if settings.database_url is None else None,
+        )
     if as_json:
         print_json({"findings": findings})
     else:

@@ -258,7 +258,7 @@ def test_user_is_exported_and_purged(server: ServerProcess, thread: str) -> None
         ("dead retry a:b:c 1", 3, "there is no session a:b:c"),
         ("agents check nobody", 3, "there is no agent nobody; there are eliza"),
         ("purge --user nobody --yes", 3, "nothing is stored of user nobody"),
-        ("restore /nowhere/backup --yes", 5, "/nowhere/backup"),
+        ("restore /nowhere/backup --yes", 2, "/nowhere/backup"),
     ],
 )
 def test_bad_input_is_named_in_one_line(server: ServerProcess, arguments: str, code: int, words: str) -> None:

@@ -208,7 +208,7 @@ def test_top_without_a_terminal_shows_one_look_after_the_other(server: ServerPro
         ("purge --user \x1b[2J --yes", 3),
         ("purge --user nobody", 3),
         ("agents check nobody", 3),
-        ("restore /nowhere/backup --yes", 5),
+        ("restore /nowhere/backup --yes", 2),
     ],
 )
 def test_what_is_wrong_is_one_line_and_a_document(server: ServerProcess, arguments: str, code: int) -> None:
