@@ -17,7 +17,7 @@ from scripts.simulation.command import simulate
 from scripts.tokens import token
 from server.config import ConfigError, Settings, load_settings
 from server.main import serve as run_server
-from storage.errors import StorageError
+from storage.errors import DatabaseUnavailable, StorageError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,6 +49,9 @@ def serve(**options: str | None) -> None:
         run_server(load_settings(options, os.environ), os.environ, options)
     except (ConfigError, AgentsFileError) as error:
         raise click.UsageError(str(error)) from error
+    except DatabaseUnavailable as error:
+        words = f"{error}; see whether it runs and --database-url (DATABASE_URL) is right"
+        raise click.ClickException(words) from error
     except StorageError as error:
         raise click.ClickException(str(error)) from error
 

@@ -162,7 +162,8 @@ def _read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise AgentsFileError(f"{path}: cannot be read: {error.strerror}") from error
+        words = f"{path}: cannot be read: {error.strerror}; it was named with --agents (CALLBOARD_AGENTS)"
+        raise AgentsFileError(words) from error
     try:
         return content.decode("utf-8-sig")  # some editors begin UTF-8 with a mark, which TOML does not know
     except UnicodeDecodeError as error:

@@ -113,6 +113,7 @@ def test_unreachable_database_is_one_line_without_password(tmp_path: Path, url: 
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert "hunter2" not in result.stderr
+    assert "DATABASE_URL" in result.stderr
     assert "Traceback" not in result.stderr
 
 

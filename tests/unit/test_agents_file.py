@@ -346,7 +346,10 @@ def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.toml"
     with pytest.raises(AgentsFileError) as refusal:
         load_agents(path, NO_ENVIRON)
-    assert str(refusal.value) == f"{path}: cannot be read: No such file or directory"
+    assert (
+        str(refusal.value)
+        == f"{path}: cannot be read: No such file or directory; it was named with --agents (CALLBOARD_AGENTS)"
+    )
 
 
 def test_folder_in_the_files_place_is_refused(tmp_path: Path) -> None:
