@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 import secrets
 import threading
@@ -62,6 +63,7 @@ class Conversation:
         self._board: Callboard
         self._place: Thread
         self._own_ids: set[str] = set()
+        self._due: set[str] = set()  # of which nobody was told that they have to wait
         self._tasks: set[asyncio.Task[None]] = set()
         self._started, self._opened, self._settled, self._ended = (threading.Event() for _ in range(4))
         self._loop: asyncio.AbstractEventLoop
@@ -136,6 +138,7 @@ class Conversation:
             agent_id=self._agent,
             token=self._token,
             patience_s=0,
+            observe=self._note_delay,
             on_connected=self._note_connected,
             on_lost=lambda reason: self._show(
                 chat_render.note(self._screen, f"connection lost ({reason}); connecting again")
@@ -165,6 +168,16 @@ class Conversation:
         if self._opened.is_set():
             self._show(chat_render.note(self._screen, "connected again"))
 
+    def _note_delay(self, text: str) -> None:
+        """Say, once for each message, why the server does not take it yet; the client sends it again by itself."""
+        if '"overloaded"' not in text:
+            return
+        with contextlib.suppress(ValueError):
+            frame = json.loads(text)
+            if frame.get("code") == "overloaded" and not frame.get("terminal") and frame.get("requestId") in self._due:
+                self._due.remove(frame["requestId"])
+                self._show(chat_render.note(self._screen, f"{frame.get('message')}; trying again"))
+
     def _open(self) -> None:
         greeting = f"thread {self._thread_id} on {self._url}; /help lists the commands"
         self._screen = Screen(agent=self._place.agent_id)
@@ -191,6 +204,7 @@ class Conversation:
     def _ask(self, text: str, echo: bool) -> None:
         request_id = secrets.token_hex(8)
         self._own_ids.add(request_id)
+        self._due.add(request_id)
         self._show(chat_render.ask(self._screen, request_id=request_id, text=text, echo=echo))
         self._begin(self._show_answer(request_id, text))
 

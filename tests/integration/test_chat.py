@@ -247,6 +247,25 @@ def test_piped_lines_are_answered_one_after_the_other() -> None:
     assert len({frame["requestId"] for frame in received[1:]}) == 2
 
 
+def test_why_a_message_has_to_wait_is_said_once() -> None:
+    def script(peer: Peer, _number: int) -> None:
+        peer.greet()
+        about = {"message": "another server answers this thread", "retryable": True, "retryAfterMs": 10}
+        for _ in range(3):
+            asked = peer.receive()
+            refusal = {"type": "error", "code": "overloaded", **about, "terminal": False}
+            peer.send({**refusal, **peer.about, "requestId": asked["requestId"]})
+        peer.answer("Hi")
+        peer.wait_closed()
+
+    with run_server(script) as server:
+        done = run_chat("--url", server.url, "--thread", "T", "--agent", "echo", stdin="Hello\n")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("another server answers this thread; trying again") == 1
+    assert "echo> Hi" in done.stdout
+
+
 def test_fresh_thread_is_named_so_that_one_can_come_back() -> None:
     threads: list[str] = []
 
