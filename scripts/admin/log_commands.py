@@ -1,7 +1,11 @@
 """`events`, `effects`, `turns`, `checkpoints`, `tail`, `replay`: one session's log."""
 
+import io
+import select
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, Unpack
 
 import click
@@ -144,7 +148,10 @@ def checkpoints(access: Access, session_key: str, as_json: bool, **part: Unpack[
 @json_option
 @pass_access
 def tail(access: Access, session_key: str, with_text: bool, from_start: bool, count: int | None, as_json: bool) -> None:
-    """Follow a session's effects as they are committed, a line each; with --json a document each. Ctrl-C ends it."""
+    """Follow a session's effects as they are committed, a line each; with --json a document each.
+
+    Ctrl-C ends it, and so does the end of whoever reads it.
+    """
     with access.open_stored() as stored:
         session = stored.require_session(session_key)
         after, shown = (0 if from_start else session.last_effect_seq), 0
@@ -155,7 +162,19 @@ def tail(access: Access, session_key: str, with_text: bool, from_start: bool, co
                 print_effect(each, with_text=with_text, as_json=as_json)
                 after, shown = each.seq, shown + 1
             if not found:
-                time.sleep(POLL_S)
+                pause(POLL_S)
+
+
+def pause(seconds: float) -> None:
+    """Wait, and raise BrokenPipeError as soon as whoever read standard output is gone, as a write would."""
+    if sys.stdout.isatty():  # its end is a SIGHUP
+        time.sleep(seconds)
+        return
+    poll = select.poll()
+    with suppress(io.UnsupportedOperation):  # it is in memory
+        poll.register(sys.stdout.fileno(), 0)  # POLLERR, of a pipe, and POLLHUP, of a socket, come unasked
+    if poll.poll(seconds * 1000):
+        raise BrokenPipeError
 
 
 def print_effect(effect: StoredEffect, *, with_text: bool, as_json: bool) -> None:
