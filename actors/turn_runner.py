@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -131,7 +131,7 @@ class TurnRunner:
     async def _run(self, turn: Turn) -> None:
         """Consume the agent's stream, say how it ended, and then let the agent clean up."""
         stream: AsyncIterator[object] | None = None
-        _running.set(self)
+        run_interruptibly(self)
         try:
             self._is_with_agent = True
             try:
@@ -254,8 +254,20 @@ class TurnRunner:
         self._post = _discard
 
 
-_running: ContextVar[TurnRunner | None] = ContextVar("running_turn", default=None)
-"""The turn in whose task, or in a task of whose agent, something runs."""
+class Interruptible(Protocol):
+    """A run of an agent."""
+
+    def interrupt(self, limit_s: float) -> None:
+        """Raise AgentBlocked in the agent, if that is what runs now."""
+
+
+_running: ContextVar[Interruptible | None] = ContextVar("running_turn", default=None)
+"""The turn, or check, in whose task, or in a task of whose agent, something runs."""
+
+
+def run_interruptibly(run: Interruptible) -> None:
+    """Have `interrupt_agent` interrupt a run, in the calling task and those that its agent starts."""
+    _running.set(run)
 
 
 def interrupt_agent(limit_s: float) -> None:

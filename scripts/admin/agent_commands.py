@@ -9,11 +9,13 @@ import click
 
 from actors.agents.agents_file import AgentsFileError, load_agents
 from actors.agents.check import check_agent
+from actors.turn_runner import interrupt_agent
 from scripts.admin.access import Access, pass_access
 from scripts.admin.arguments import DURATION_S
 from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.output import json_option, print_json, print_table, tell_span
 from server.config import describe_settings
+from server.loop_watch import LoopWatch
 
 
 @click.group(short_help="Which there are, and whether they answer.")
@@ -97,9 +99,14 @@ def ask_agent(
         assert agent is not None
 
         async def ask() -> dict[str, Any]:
+            # No server's watch is in this process.
+            limit_s = access.settings.turn_block_s
+            watch = LoopWatch(asyncio.get_running_loop(), interrupt=interrupt_agent, limit_s=limit_s)
+            watch.start()
             try:
                 return asdict(await check_agent(agent, agent_id, timeout_s=timeout_s, message=message))
             finally:
+                watch.close()
                 await registry.aclose()
 
         return asyncio.run(ask())

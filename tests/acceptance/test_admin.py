@@ -268,6 +268,28 @@ def test_bad_input_is_named_in_one_line(server: ServerProcess, arguments: str, c
     assert done.stderr.splitlines()[-1].startswith("Error: ")
 
 
+@pytest.mark.parametrize("is_served", [True, False])
+def test_check_of_an_agent_that_holds_the_loop_is_not_ok(
+    server: ServerProcess, agents_file: Path, tmp_path: Path, is_served: bool
+) -> None:
+    command = [CALLBOARD, "admin", "--data-dir", str(server.data.path if is_served else tmp_path)]
+    command += [
+        "--agents",
+        str(agents_file),
+        "agents",
+        "check",
+        "sleep_without_await",
+        "--json",
+        "--message",
+        "misbehave",
+    ]
+    environ = make_environment(TURN_BLOCK_S="0.5")
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    (checked,) = json.loads(done.stdout)["checks"]
+    assert (done.returncode, checked["error"]) == (1, "the agent held the event loop for over 0.5 s")
+    assert json.loads(done.stdout)["from_shell"] is not is_served
+
+
 def test_directory_without_data_is_named(tmp_path: Path) -> None:
     done = run_admin(tmp_path, "status")
     assert (done.returncode, "there are no data in" in done.stderr) == (5, True)
