@@ -160,7 +160,7 @@ def _refuse_existing(file: Path, *, overwrite: bool) -> None:
     if file.is_dir():
         raise BackupFileError(f"{file} is a folder: name a file in it")
     if file.exists() and not overwrite:
-        raise BackupFileError(f"{file} is there already: name another file, or say that it is to be overwritten")
+        raise BackupFileError(f"{file} is there already: name another file, or replace it with --overwrite")
 
 
 def _lock(opened: int, partial: Path) -> None:

@@ -56,7 +56,7 @@ def list_(
 @json_option
 @pass_access
 def show(access: Access, session_key: str, event_seq: int, with_text: bool, as_json: bool) -> None:
-    """Show a dead letter and why each attempt at it failed."""
+    """Show a dead letter and why each attempt at it failed, `after ms` since the message was accepted."""
     with access.open_stored() as stored:
         letter = require_dead(stored, session_key, event_seq)
         attempts = [
@@ -71,7 +71,7 @@ def show(access: Access, session_key: str, event_seq: int, with_text: bool, as_j
     facts: list[tuple[str, Any]] = [("session", session_key), ("event", event_seq), ("request", letter.request_id)]
     print_facts(facts + ([("message", text)] if with_text else []))
     rows = [(turn.attempt, turn.status, turn.started_at, turn.latency_ms, turn.error) for turn in attempts]
-    print_table((">attempt", "status", "begun (UTC)", ">ms", "error"), rows, empty="")
+    print_table((">attempt", "status", "begun (UTC)", ">after ms", "error"), rows, empty="")
 
 
 @dead.command(short_help="Run one again.")

@@ -117,12 +117,12 @@ def read_text(payload: Mapping[str, Any]) -> str:
 @json_option
 @pass_access
 def turns(access: Access, session_key: str, status: TurnStatus | None, as_json: bool, **part: Unpack[LogPart]) -> None:
-    """List the attempts at a session's turns."""
+    """List the attempts at a session's turns; `after ms` counts from the message's acceptance to the attempt's end."""
     with access.open_stored() as stored:
         stored.require_session(session_key)
         found = stored.inspection.list_turns(session_key, status=status, **part)
     rows = ((each.event_seq, each.attempt, each.status, each.latency_ms, each.started_at, each.error) for each in found)
-    columns = (">event", ">attempt", "status", ">ms", "begun (UTC)", "error")
+    columns = (">event", ">attempt", "status", ">after ms", "begun (UTC)", "error")
     print_listing({"turns": found}, columns, rows, as_json=as_json, empty="There is no such turn.")
 
 

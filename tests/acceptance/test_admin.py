@@ -81,7 +81,10 @@ def test_dead_letter_is_shown_run_again_and_delivered(server: ServerProcess, thr
         letters = ask_admin(server, "dead", "list", "--agent", "mended")["dead"]
         (letter,) = [letter for letter in letters if letter["session_key"] == key]
         assert (letter["event_seq"], letter["error"]) == (1, "raised AgentError: the model is not loaded")
-        assert "raised AgentError: the model is not" in run_admin(server.data.path, "dead", "show", key, "1").stdout
+        assert (
+            "raised AgentError: the model is not"
+            in run_admin(server.data.path, "dead", "show", key, "1", columns=100).stdout
+        )
 
         assert ask_admin(server, "dead", "retry", key, "1", "--dry-run")["event_seq"] is None
         assert ask_admin(server, "dead", "retry", key, "1")["event_seq"] == 2
@@ -94,6 +97,24 @@ def test_dead_letter_is_shown_run_again_and_delivered(server: ServerProcess, thr
     (action,) = ask_admin(server, "audit", "--key", key)["actions"]
     assert (action["record"]["action"], action["record"]["event_seq"]) == ("dead retry", 1)
     wait_until(lambda: not server.database.find_flawed_sessions(key))
+
+
+def test_time_since_acceptance_is_not_called_an_attempts(server: ServerProcess, thread: str) -> None:
+    key = f"local:mended:{thread}"
+    with connect(server, thread, agentId="mended") as client:
+        client.ask("Are you there?")
+    for words in (("turns", key), ("dead", "show", key, "1")):
+        head = next(line for line in run_admin(server.data.path, *words).stdout.splitlines() if "attempt" in line)
+        assert " after ms" in head
+
+
+def test_discard_looks_before_it_asks(server: ServerProcess, thread: str) -> None:
+    key = f"local:echo:{thread}"
+    with connect(server, thread, agentId="echo") as client:
+        client.ask("Are you there?")
+    for session_key, words in ((key, "is no dead letter"), ("local:echo:nobody", "there is no session")):
+        done = run_admin(server.data.path, "dead", "discard", session_key, "1")
+        assert (done.returncode, words in done.stderr, "[y/N]" in done.stderr) == (3, True, False), done
 
 
 def test_dead_letter_that_is_put_aside_is_listed_no_more(server: ServerProcess, thread: str) -> None:
