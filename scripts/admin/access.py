@@ -3,6 +3,7 @@
 import getpass
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Set
@@ -356,9 +357,25 @@ def name_operator() -> str:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something that cannot be undone; click's Abort, exit code 1, unless the answer is yes."""
-    if not yes:
-        click.confirm(question, abort=True, err=True)
+    """Ask before something that cannot be undone.
+
+    Raises:
+        AdminError: If the answer is no, or there is none.
+        KeyboardInterrupt: If it is Ctrl-C.
+    """
+    if yes:
+        return
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        click.echo(err=True)  # the question's line has not ended
+        raise AdminError(ExitCode.WRONG, "the question was not answered: give --yes if the answer is yes") from None
+    if not agreed:
+        if not sys.stdin.isatty():
+            click.echo(err=True)
+        raise AdminError(ExitCode.WRONG, "the question was answered with no")
 
 
 pass_access = click.make_pass_decorator(Access)

@@ -75,9 +75,6 @@ def failures_told(as_json: bool) -> Iterator[None]:
         failure = AdminError(ExitCode.WRONG, f"cannot {what}: {error.strerror or error}")
         print_failure(failure.message, failure.exit_code, as_json)
         raise failure from error
-    except click.Abort:
-        print_failure("the question was answered with no", ExitCode.WRONG, as_json)
-        raise
 
 
 def describe_misuse(error: click.UsageError) -> str:

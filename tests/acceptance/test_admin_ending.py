@@ -222,9 +222,33 @@ def test_what_is_wrong_is_one_line_and_a_document(server: ServerProcess, argumen
     assert said == {"error": done.stderr[len("Error: ") : -1], "exit_code": code}
 
 
-def test_question_answered_with_no_is_a_document_too(server: ServerProcess, thread: str) -> None:
-    key = f"local:mended:{thread}"
-    with connect(server, thread, agentId="mended") as client:
-        client.ask("Are you there?")
-    done = run_admin(server.data.path, "dead", "discard", key, "1", "--json")
-    assert (done.returncode, json.loads(done.stdout)["exit_code"]) == (1, 1)
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("n\n", "the question was answered with no"), ("", "the question was not answered: give --yes if")],
+)
+def test_no_and_no_answer_are_told_apart(server: ServerProcess, key: str, typed: str, words: str) -> None:
+    arguments = ["--data-dir", str(server.data.path), "purge", "--user", "local", "--json"]
+    done = CliRunner().invoke(admin, arguments, input=typed)
+    assert done.exit_code == 1
+    *question, error = filter(None, done.stderr.splitlines())  # click's runner shows what is typed, a terminal's does
+    assert "".join(question).startswith("Delete ")
+    assert error.startswith(f"Error: {words}")
+    assert json.loads(done.stdout) == {"error": error[len("Error: ") :], "exit_code": 1}
+
+
+def is_asleep(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].startswith("S")
+
+
+@pytest.mark.parametrize(("typed", "code", "said"), [(b"\x03", 130, b""), (b"\x04", 1, b"Error: the question was not")])
+def test_control_c_and_control_d_at_a_question(
+    server: ServerProcess, key: str, typed: bytes, code: int, said: bytes
+) -> None:
+    with on_terminal(server, "purge", "--user", "local") as (process, terminal):
+        read_until(terminal, b"[y/N]: ")
+        wait_until(lambda: is_asleep(process.pid))  # a signal just before Python reads is seen with the next key alone
+        os.write(terminal, typed)
+        ended = read_until(terminal, None)
+        assert process.wait(TIMEOUT_S) == code
+    lines = [line for line in ended.replace(b"^C", b"").splitlines() if line.strip()]
+    assert [line.startswith(said) for line in lines] == ([True] if said else [])
