@@ -33,6 +33,7 @@ from opentelemetry.trace import (
 )
 
 from actors.traceparent import TraceParent
+from server.otel_session import BoundedSession
 from server.span_records import MESSAGE, AttributeValue, SpanRecord
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class OtelPipeline:
         self._sampler = TracerProvider(shutdown_on_exit=False).sampler
         self._resource = describe_resource(node_id)
         self._scope = InstrumentationScope("callboard", version("callboard"))
-        self._processor = processor or BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint))
+        self._processor = processor or BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, session=BoundedSession()))
 
     def sample(
         self,

@@ -1,5 +1,6 @@
 """A collector of OpenTelemetry's traces over HTTP: it keeps what it is sent, and misbehaves on demand."""
 
+import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from tests.acceptance.server_process import wait_until
 
 NO_SPAN = b""
+ENDLESS = ("endless", "bomb", "long", "drops")
+MOST_BYTES = 2**29
+ZEROS = gzip.compress(bytes(2**24))
 ERROR = 2  # of the status
 
 
@@ -41,7 +45,12 @@ class Collector:
     Attributes:
         bodies: Of all requests, as bytes.
         paths, headers: The same.
-        mode: `ok`; `refuse` answers 503, `rubbish` with what is no answer, `silence` not before it is released.
+        mode: `ok`; `refuse` answers 503, `rubbish` with what is no answer, `silence` not before it is released,
+            `endless` and `bomb` with a body without end, chunked, the latter compressed, `long` with one of 1 GiB,
+            `drops` with one that comes byte by byte, `moved` with a redirect to itself.
+        connections: Whose requests there were.
+        sent_bytes: How much of bodies without end was sent before the other side had enough.
+        hung_up: Set once it had.
     """
 
     def __init__(self) -> None:
@@ -49,6 +58,9 @@ class Collector:
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.mode = "ok"
+        self.connections: list[tuple[str, int]] = []
+        self.sent_bytes = 0
+        self.hung_up = threading.Event()
         self.released = threading.Event()
         self.url = ""
 
@@ -100,6 +112,10 @@ def make_handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            collector.connections.append(self.client_address)
+            if collector.mode in ENDLESS:
+                self.answer_without_end()
+                return
             if collector.mode == "silence":
                 collector.released.wait(60)
                 self.close_connection = True
@@ -108,16 +124,40 @@ def make_handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(b"\x00\xff<rubbish>\r\n\r\n" * 100)
                 self.close_connection = True
                 return
-            if collector.mode == "ok":
+            if collector.mode in ("ok", "moved"):
                 collector.paths.append(self.path)
                 collector.headers.append(dict(self.headers))
                 collector.bodies.append(body)
             answer = ExportTraceServiceResponse().SerializeToString()
-            self.send_response(200 if collector.mode == "ok" else 503)
+            self.send_response({"ok": 200, "moved": 307}.get(collector.mode, 503))
+            if collector.mode == "moved":
+                self.send_header("Location", f"{collector.url}/elsewhere")
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def answer_without_end(self) -> None:
+            self.close_connection = True
+            self.send_response(200)
+            if collector.mode == "bomb":
+                self.send_header("Content-Encoding", "gzip")
+            if collector.mode == "long":
+                self.send_header("Content-Length", str(2**30))
+            else:
+                self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            piece = {"bomb": ZEROS, "drops": b"x"}.get(collector.mode, bytes(65536))
+            if collector.mode != "long":
+                piece = b"%x\r\n%s\r\n" % (len(piece), piece)
+            try:
+                while collector.sent_bytes < MOST_BYTES and not (
+                    collector.mode == "drops" and collector.released.wait(0.02)
+                ):
+                    self.wfile.write(piece)
+                    collector.sent_bytes += len(piece)
+            except OSError:
+                collector.hung_up.set()
 
         def log_message(self, *_: object) -> None:
             pass
