@@ -7,10 +7,10 @@ certificates, queue. A collector that is down, slow, or talks rubbish costs span
 """
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Final
 
@@ -44,8 +44,8 @@ HTTP_LOGGER: Final = "urllib3"
 REPEAT_S: Final = 60.0
 """A collector that is down is reported at each batch by the SDK, and once in so long by us."""
 
-SAFE_WORD: Final = re.compile(r"[\w .-]{1,40}", re.ASCII)
-"""What of the SDK's words may be shown: not what a collector answers at length."""
+SAFE_WORDS: Final = frozenset({"spans", "unknown", *(status.phrase for status in HTTPStatus)})
+"""What the SDK puts into its texts and may be shown. All else may be a setting's value, or what a collector answers."""
 
 SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 UNSET: Final = Status()
@@ -130,7 +130,7 @@ class SdkWords(logging.Handler):
     """What the SDK logs, as warnings, each at most once in `REPEAT_S`.
 
     A server without its collector serves: that is no error of it. The SDK's own words may quote what a collector
-    answers, or name a URL that holds a key, so they are shown without.
+    answers, a setting, or a URL that holds a key, so they are shown without.
     """
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class SdkWords(logging.Handler):
 
 
 def describe_words(record: logging.LogRecord) -> str:
-    """Return a record's text, with what is no short word left out of it, and with the class of its exception."""
+    """Return a record's text without what was put into it, but for numbers, and with the class of its exception."""
     arguments = record.args if isinstance(record.args, tuple) else ()
     try:
         text = str(record.msg) % tuple(map(shorten, arguments))
@@ -171,9 +171,9 @@ def describe_words(record: logging.LogRecord) -> str:
 
 def shorten(argument: object) -> object:
     """Return an argument of a record as it may be shown."""
-    if isinstance(argument, int | float):
+    if argument is None or isinstance(argument, int | float):
         return argument
-    if isinstance(argument, str) and SAFE_WORD.fullmatch(argument):
+    if isinstance(argument, str) and argument in SAFE_WORDS:
         return argument
     return type(argument).__name__ if isinstance(argument, BaseException) else "..."
 

@@ -220,6 +220,39 @@ def test_words_of_the_sdk_are_warnings_once_a_minute(
     ]
 
 
+@pytest.mark.parametrize("headers", ["Bearer s3cr3t", "supersecrettoken123", "x-tenant=blue,=s3cr3t"])
+def test_headers_without_a_name_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, headers: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    pipeline = OtelPipeline("http://127.0.0.1:1/v1/traces", node_id="n1")
+    pipeline.close(2.0)
+    logging.getLogger(SDK_LOGGER).propagate = True
+    said = [record.getMessage() for record in caplog.records if record.name == "server.otel"]
+    assert "cr3t" not in caplog.text
+    assert "supersecret" not in caplog.text
+    assert any("Header format invalid" in words for words in said)
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        (503, "503"),
+        (0.25, "0.25"),
+        (None, "None"),
+        ("spans", "spans"),
+        ("Service Unavailable", "Service Unavailable"),
+        ("supersecrettoken123", "..."),
+        ("503", "..."),
+        (["s3cr3t"], "..."),
+        (ValueError("s3cr3t"), "ValueError"),
+    ],
+)
+def test_what_is_put_into_a_text_of_the_sdk_is_hidden(argument: object, shown: str) -> None:
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "It was %s", (argument,), None)
+    assert describe_words(record) == f"It was {shown}"
+
+
 def test_exception_of_the_sdk_is_named_by_its_class() -> None:
     try:
         raise ConnectionError("http://user:secret@collector/key")
