@@ -7,6 +7,7 @@ certificates, queue. A collector that is down, slow, or talks rubbish costs span
 """
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ from opentelemetry.trace import (
 )
 
 from actors.traceparent import TraceParent
+from server.config import ConfigError
 from server.otel_session import BoundedSession
 from server.span_records import MESSAGE, AttributeValue, SpanRecord
 
@@ -47,6 +49,14 @@ REPEAT_S: Final = 60.0
 SAFE_WORDS: Final = frozenset({"spans", "unknown", *(status.phrase for status in HTTPStatus)})
 """What the SDK puts into its texts and may be shown. All else may be a setting's value, or what a collector answers."""
 
+PARAMETERS: Final = {
+    "max_queue_size": "OTEL_BSP_MAX_QUEUE_SIZE",
+    "max_export_batch_size": "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "schedule_delay_millis": "OTEL_BSP_SCHEDULE_DELAY",
+    "export_timeout_millis": "OTEL_BSP_EXPORT_TIMEOUT",
+}
+"""Which variable sets what the SDK names so when it refuses it."""
+
 SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 UNSET: Final = Status()
 FAILED: Final = Status(StatusCode.ERROR)
@@ -57,19 +67,32 @@ class OtelPipeline:
 
     Args:
         endpoint: The URL that spans are posted to.
-        node_id: Names this process among those of the service.
         processor: Takes the spans instead.
+
+    Raises:
+        ConfigError: If the SDK cannot use one of its own variables.
     """
 
-    def __init__(self, endpoint: str, *, node_id: str, processor: SpanProcessor | None = None) -> None:
+    def __init__(self, endpoint: str, *, processor: SpanProcessor | None = None) -> None:
         self._words = SdkWords()
         self._words.install()
+        try:
+            self._set_up(endpoint, processor)
+        except Exception as error:  # the SDK's and its plug-ins', of any class; it ends the start in one line
+            self._words.uninstall()
+            raise ConfigError(describe_refusal(error)) from error
+
+    def _set_up(self, endpoint: str, processor: SpanProcessor | None) -> None:
         logging.getLogger(HTTP_LOGGER).setLevel(logging.ERROR)  # it names the URL, which may hold a key
         # Whether a trace is recorded is asked once, when it begins; a request that is run again goes on as it began.
         self._sampler = TracerProvider(shutdown_on_exit=False).sampler
-        self._resource = describe_resource(node_id)
+        self._resource = describe_resource()
         self._scope = InstrumentationScope("callboard", version("callboard"))
         self._processor = processor or BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, session=BoundedSession()))
+
+    def name_node(self, node_id: str) -> None:
+        """Say who this process is among those of the service."""
+        self._resource = describe_resource(node_id)
 
     def sample(
         self,
@@ -186,7 +209,17 @@ def make_place(
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote, flags, state)
 
 
-def describe_resource(node_id: str) -> Resource:
+def describe_resource(node_id: str = "") -> Resource:
     """Return what this process is; what the environment says of it wins."""
     ours = {"service.name": "callboard", "service.version": version("callboard"), "service.instance.id": node_id}
     return Resource.create(ours).merge(OTELResourceDetector().detect())
+
+
+def describe_refusal(error: Exception) -> str:
+    """Return which variables the SDK cannot use, as far as its words tell; not what they are set to."""
+    words = re.findall(r"OTEL_[A-Z_]+|[a-z]+(?:_[a-z]+)+", str(error))
+    found = sorted({PARAMETERS.get(word, word) for word in words if word in PARAMETERS or word.startswith("OTEL_")})
+    return (
+        f"{', '.join(found) or 'OTEL_*'}: OpenTelemetry's SDK cannot use what its variables are set to "
+        f"({type(error).__name__}); see https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables"
+    )

@@ -203,7 +203,7 @@ def find_tracing(settings: Settings) -> Callable[[str], NodeTracer] | None:
     """Return what makes a node's tracer, of the node's id; None if there are to be no traces.
 
     Raises:
-        ConfigError: If there are, and the extra is not installed.
+        ConfigError: If there are, and the extra is not installed, or the SDK cannot use one of its variables.
     """
     endpoint = settings.find_traces_endpoint()
     if endpoint is None:
@@ -216,4 +216,10 @@ def find_tracing(settings: Settings) -> Callable[[str], NodeTracer] | None:
             f"{name} (--{name.lower().replace('_', '-')}): traces need the extra `tracing`: install it with "
             f"`pip install -e '.[tracing]'` in Callboard's folder, or unset {name}; missing is {error.name}"
         ) from error
-    return lambda node_id: NodeTracer(OtelPipeline(endpoint, node_id=node_id))
+    pipeline = OtelPipeline(endpoint)  # before anything is started that an error here would have to stop
+
+    def make_tracer(node_id: str) -> NodeTracer:
+        pipeline.name_node(node_id)
+        return NodeTracer(pipeline)
+
+    return make_tracer

@@ -436,6 +436,18 @@ def test_missing_extra_is_said_at_the_start(tmp_path: Path, variable: str) -> No
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("variable", ["OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_MAX_QUEUE_SIZE"])
+def test_variable_the_sdk_cannot_use_ends_the_start_in_one_line(tmp_path: Path, variable: str) -> None:
+    value = "99999" if "BATCH" in variable else "1"
+    result = run_serve(tmp_path, **{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", variable: value})
+    assert (result.returncode, result.stdout) == (2, "")
+    _usage, _, words = result.stderr.partition("Error: ")
+    assert variable in words
+    assert words.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_without_traces_nothing_of_them_is_needed(servers: Servers, tmp_path: Path, thread: str) -> None:
     blocked = block_tracing(tmp_path)
     for environ in ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_SDK_DISABLED": "true"}):

@@ -27,9 +27,8 @@ class Traced:
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
         self.now_s = 0.0
-        pipeline = OtelPipeline(
-            "http://127.0.0.1:1/v1/traces", node_id="n1", processor=SimpleSpanProcessor(self.exporter)
-        )
+        pipeline = OtelPipeline("http://127.0.0.1:1/v1/traces", processor=SimpleSpanProcessor(self.exporter))
+        pipeline.name_node("n1")
         self.tracer = NodeTracer(pipeline, clock=lambda: self.now_s, epoch_ns=lambda: EPOCH_NS)
 
     @property
@@ -225,7 +224,7 @@ def test_headers_without_a_name_are_not_shown(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, headers: str
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
-    pipeline = OtelPipeline("http://127.0.0.1:1/v1/traces", node_id="n1")
+    pipeline = OtelPipeline("http://127.0.0.1:1/v1/traces")
     pipeline.close(2.0)
     logging.getLogger(SDK_LOGGER).propagate = True
     said = [record.getMessage() for record in caplog.records if record.name == "server.otel"]
@@ -268,7 +267,41 @@ def test_nothing_is_traced_unless_an_endpoint_is_set() -> None:
     assert find_tracing(load_settings({}, {})) is None
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_SDK_DISABLED": "true"}
     assert find_tracing(load_settings({}, environ)) is None
-    assert find_tracing(load_settings({}, {**environ, "OTEL_SDK_DISABLED": "false"})) is not None
+    make_tracer = find_tracing(load_settings({}, {**environ, "OTEL_SDK_DISABLED": "false"}))
+    assert make_tracer is not None
+    make_tracer("n1").close()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "99999"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-7734"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "-7734"),
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-7734"),
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "s3cr3t"),
+    ],
+)
+def test_variable_the_sdk_cannot_use_is_named_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as refusal:
+        find_tracing(load_settings({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}))
+    words = str(refusal.value)
+    assert variable in words.partition(": ")[0]
+    assert value not in words
+    assert "\n" not in words
+
+
+def test_other_refusal_of_the_sdk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RuntimeError("a plug-in has\na s3cr3t_word")
+
+    monkeypatch.setattr("server.otel.BoundedSession", refuse)
+    with pytest.raises(ConfigError, match=r"^OTEL_\*: .*\(RuntimeError\)") as refusal:
+        find_tracing(load_settings({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}))
+    assert "s3cr3t" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
