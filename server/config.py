@@ -16,6 +16,7 @@ from server.setting_parsers import (
     bearer_token,
     database_url,
     days,
+    http_base_url,
     http_url,
     ip_address,
     one_of,
@@ -257,7 +258,7 @@ class Settings:
     otlp_endpoint: str | None = setting(
         "--otel-exporter-otlp-endpoint",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        http_url,
+        http_base_url,
         "Where traces go: an OpenTelemetry collector, over HTTP; v1/traces is added to it. Needs the extra `tracing`.",
         is_secret=True,
     )

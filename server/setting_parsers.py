@@ -97,6 +97,13 @@ def http_url(text: str) -> str:
     return text
 
 
+def http_base_url(text: str) -> str:
+    """Parse the URL of a service, to which a path is added."""
+    if "?" in text or "#" in text:
+        raise ValueError("expected a URL without a query (?) or a fragment (#), as a path is added to it")
+    return http_url(text)
+
+
 def ip_address(text: str) -> str:
     """Parse an address to listen on."""
     if text == "localhost":

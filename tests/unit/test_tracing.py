@@ -320,6 +320,18 @@ def test_endpoint_is_found_as_opentelemetry_says(environ: dict[str, str], endpoi
     assert load_settings({}, environ).find_traces_endpoint() == endpoint
 
 
+@pytest.mark.parametrize("rest", ["?api-key=s3cr3t", "/otlp?", "/#s3cr3t", "/otlp/?a=1#b"])
+def test_endpoint_that_a_path_is_added_to_has_no_query(rest: str) -> None:
+    with pytest.raises(ConfigError, match=r"^OTEL_EXPORTER_OTLP_ENDPOINT .*query.*fragment") as refusal:
+        load_settings({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:4318{rest}"})
+    assert "s3cr3t" not in str(refusal.value)
+
+
+def test_endpoint_that_is_posted_to_as_it_is_may_have_a_query() -> None:
+    url = "http://127.0.0.1:4318/v1/traces?api-key=1"
+    assert load_settings({}, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url}).find_traces_endpoint() == url
+
+
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
 def test_missing_extra_is_said_with_what_to_do(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
