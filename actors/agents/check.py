@@ -130,7 +130,7 @@ class _CheckRun:
             self.ended.set_result(error)
         if stream is not None:
             self._is_with_agent = True
-            await close_stream(stream)
+            await close_stream(stream, turn)
             self._is_with_agent = False
 
     async def _consume(self, stream: AsyncIterator[object]) -> str | None:

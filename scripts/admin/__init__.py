@@ -17,7 +17,7 @@ row of `operator_actions` in it; what concerns the data as a whole (`backup`, `c
 | exit code | |
 |---|---|
 | 0 | done, and nothing is wrong |
-| 1 | something is wrong: violations, problems, an agent that does not answer; or the question was answered with no, or not at all |
+| 1 | something is wrong: violations, problems, an agent that does not answer; or a question got no yes |
 | 2 | an option or an argument cannot be used, or the file that it names |
 | 3 | there is no such session, message or agent |
 | 4 | no node answers, or its socket may not be used |
