@@ -27,8 +27,8 @@ def admin(context: click.Context, /, **options: str | None) -> None:
     A session is named by its key, `userId:agentId:threadId`. Commands read what is stored, whether or not a server
     runs, and ask those of this machine. Each has `--json`.
 
-    Exit codes: 0 done; 1 something is wrong, or a question got no yes; 2 an option or argument cannot be used; 3 there is
-    no such thing; 4 no server answers; 5 the database cannot be used; 6 it cannot be done as things are; 130 Ctrl-C,
+    Exit codes: 0 done; 1 something is wrong, or a question got no yes; 2 an option or argument cannot be used; 3 there
+    is no such thing; 4 no server answers; 5 the database cannot be used; 6 it cannot be done as things are; 130 Ctrl-C,
     which is how `tail` and `top` end; 141 whoever read the answer is gone; 143 it was killed.
 
     Completion, in bash: eval "$(_CALLBOARD_COMPLETE=bash_source callboard)"
