@@ -11,7 +11,7 @@ A process:
                   ├──> listener (the HTTP server) ──> app
                   └──> node ──> connections, intake, loop_reads, thread_reads, readiness, operators
                             ──> metrics ──> histogram, metrics_help, loop_lag; layer_settings
-                            ──> tracing ──> span_records, awaited_ends; otel and otel_session, which know OpenTelemetry's SDK
+                            ──> tracing ──> span_records, awaited_ends; otel and otel_session: OpenTelemetry's SDK
 
 A request, and what it becomes:
 
