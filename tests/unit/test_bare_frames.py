@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from actors.agents.protocol import TokenUsage
 from actors.effect_frames import make_cancelled, make_message, make_restarted, make_token
 from actors.effect_frames import make_error as make_turn_error
+from actors.traceparent import parse_traceparent, parse_tracestate
 from server.bare_frames import CancelFrame, ChatFrame, ClientFrame, decode_frame, encode_bare
 from server.frame_decoder import MAX_JSON_DEPTH, MAX_NUMBER_DIGITS
 from server.frames import KEY_PART, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, REQUEST_ID, FrameError, make_error
@@ -272,6 +273,23 @@ def test_every_good_frame_comes_back_as_sent(message: str, key_part: str | None,
     if request_id is not None:
         sent = CancelFrame(requestId=request_id, agentId=key_part)
         assert decode_frame(msgspec.json.encode(sent)) == sent
+
+
+@pytest.mark.parametrize("field", ["traceparent", "tracestate"])
+@pytest.mark.parametrize("value", [r'"none\u0000"', '""', '"\u00e9"', "17", "null", "true", '["00"]', '{"a": 1e300}'])
+def test_trace_context_that_is_none_refuses_no_frame(field: str, value: str) -> None:
+    frame = decode_frame(f'{{"type":"chat","message":"hello","{field}":{value}}}'.encode())
+    assert isinstance(frame, ChatFrame)
+    assert parse_traceparent(frame.traceparent) is None
+    assert parse_tracestate(frame.tracestate) is None
+
+
+@pytest.mark.parametrize("field", ["traceparent", "tracestate"])
+@pytest.mark.parametrize("value", [r'"\ud800"', "1e400", "1" * (MAX_NUMBER_DIGITS + 1), "[" * 17 + "]" * 17])
+def test_trace_context_that_no_field_may_hold_refuses_the_frame(field: str, value: str) -> None:
+    with pytest.raises(FrameError) as refusal:
+        decode_frame(f'{{"type":"chat","message":"hello","{field}":{value}}}'.encode())
+    assert refusal.value.code == "bad_request"
 
 
 def test_frames_of_the_largest_size_are_decoded_quickly() -> None:
