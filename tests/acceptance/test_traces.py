@@ -265,6 +265,19 @@ def test_refusals_of_the_other_ways_in_are_told(traced: ServerProcess, collector
         assert {span.attributes["error.type"] for span in spans} == {"unknown_agent"}
 
 
+def test_what_does_not_pass_the_checks_has_no_span(traced: ServerProcess, collector: Collector, thread: str) -> None:
+    refused, asked, good = make_trace_id(), make_trace_id(), make_trace_id()
+    with connect_v1(traced) as client:
+        client.subscribe(thread, "echo")
+        client.post("message", thread, "echo", message="", requestId="r1", traceparent=name_client(refused))
+        assert client.receive_until("error")["code"] == "bad_request"
+        assert post_http(traced, {"message": "", "agentId": "echo"}, traceparent=name_client(asked))[0] == 400
+        client.post("message", thread, "echo", message=MARK, requestId="r1", traceparent=name_client(good))
+        client.receive_end("r1")
+    collector.wait_for(*ALL, trace_id=good)
+    assert collector.list_spans(refused) == collector.list_spans(asked) == []
+
+
 def test_message_sent_again_is_the_same_request(traced: ServerProcess, collector: Collector, thread: str) -> None:
     first, second = make_trace_id(), make_trace_id()
     with connect_v1(traced) as client:
