@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 CLOSE_S: Final = 2.0
 """How long the end of the server waits until what is left is exported."""
 
+CLOCK_STEP_NS: Final = 10**9
+"""By how much the machine's time and the monotonic clock may come apart before spans follow."""
+
 
 class SpanPipeline(Protocol):
     """Takes spans away (`server.otel`). Of the loop's thread; it does not wait."""
@@ -50,8 +53,9 @@ class NodeTracer:
     Args:
         pipeline: Where spans go.
         clock: Monotonic seconds.
-        epoch_ns: The time since 1970 now. How far the two are apart is asked once: the clock of the machine may be set,
-            and of one process's spans none is to begin before its parent.
+        epoch_ns: The time since 1970 now. How far the two are apart is asked at the start, and kept while it moves by
+            no more than `CLOCK_STEP_NS`: of one process's spans none is to begin before its parent. A machine that was
+            suspended, or whose clock was set, has it right again from the next message on.
         getrandbits: Makes ids; None for chance of its own, as an agent may have seeded everybody's.
     """
 
@@ -65,11 +69,21 @@ class NodeTracer:
     ) -> None:
         self._pipeline = pipeline
         self._clock = clock
-        self._offset_ns = epoch_ns() - round(clock() * 1e9)
+        self._epoch_ns = epoch_ns
+        self._offset_ns = self._find_offset()
         self._getrandbits = getrandbits or random.Random().getrandbits  # noqa: S311 (no secret)
         self._spans = SpanMaker(self._to_ns, self.make_span_id)
         self._ends = AwaitedEnds(self._spans)
         self._has_failed = False
+
+    def _find_offset(self) -> int:
+        return self._epoch_ns() - round(self._clock() * 1e9)
+
+    def _follow_clock(self) -> None:
+        """See to it that spans have the machine's time, if that has jumped."""
+        offset_ns = self._find_offset()
+        if abs(offset_ns - self._offset_ns) > CLOCK_STEP_NS:
+            self._offset_ns = offset_ns
 
     def _to_ns(self, at_s: float) -> int:
         return self._offset_ns + round(at_s * 1e9)
@@ -92,6 +106,7 @@ class NodeTracer:
             traceparent: What the client sent as such; passed over if it is none.
             tracestate: The same.
         """
+        self._follow_clock()
         parent = parse_traceparent(traceparent)
         state = parse_tracestate(tracestate) if parent is not None else None
         trace_id = parent.trace_id if parent is not None else f"{self._getrandbits(128) or 1:032x}"

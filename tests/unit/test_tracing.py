@@ -27,9 +27,13 @@ class Traced:
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
         self.now_s = 0.0
+        self.set_by_ns = 0
         pipeline = OtelPipeline("http://127.0.0.1:1/v1/traces", processor=SimpleSpanProcessor(self.exporter))
         pipeline.name_node("n1")
-        self.tracer = NodeTracer(pipeline, clock=lambda: self.now_s, epoch_ns=lambda: EPOCH_NS)
+        self.tracer = NodeTracer(pipeline, clock=lambda: self.now_s, epoch_ns=self.read_epoch_ns)
+
+    def read_epoch_ns(self) -> int:
+        return EPOCH_NS + self.set_by_ns + round(self.now_s * 1e9)
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
@@ -116,6 +120,22 @@ def test_without_a_good_traceparent_the_trace_begins_anew(traced: Traced, tracep
     assert (first.parent_id, first.tracestate, first.is_sampled) == (None, None, True)
     assert len({first.trace_id, second.trace_id, TRACE.trace_id}) == 3
     assert len({first.span_id, second.span_id}) == 2
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600, 1.001])
+def test_spans_follow_a_clock_that_was_set(traced: Traced, step_s: float) -> None:
+    traced.set_by_ns = round(step_s * 1e9)
+    trace = traced.begin()
+    assert trace.started_at_us == (EPOCH_NS + traced.set_by_ns + 10**9) // 1000
+    traced.now_s = 1.5
+    traced.tracer.refuse(trace, KEY, "r1", "overloaded")
+    root = traced.spans["message"]
+    assert (root.start_time, root.end_time) == (trace.started_at_us * 1000, traced.read_epoch_ns())
+
+
+def test_spans_keep_their_clock_while_it_is_about_right(traced: Traced) -> None:
+    traced.set_by_ns = -999_000_000
+    assert traced.begin().started_at_us == (EPOCH_NS + 10**9) // 1000
 
 
 def test_root_of_a_new_trace_has_no_parent(traced: Traced) -> None:
