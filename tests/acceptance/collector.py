@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
@@ -47,7 +48,8 @@ class Collector:
         paths, headers: The same.
         mode: `ok`; `refuse` answers 503, `rubbish` with what is no answer, `silence` not before it is released,
             `endless` and `bomb` with a body without end, chunked, the latter compressed, `long` with one of 1 GiB,
-            `drops` with one that comes byte by byte, `moved` with a redirect to itself.
+            `drops` with one that comes byte by byte, `moved` with a redirect to itself,
+            `chunked` with a short body in chunks.
         connections: Whose requests there were.
         sent_bytes: How much of bodies without end was sent before the other side had enough.
         hung_up: Set once it had.
@@ -128,7 +130,14 @@ def make_handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
                 collector.paths.append(self.path)
                 collector.headers.append(dict(self.headers))
                 collector.bodies.append(body)
-            answer = ExportTraceServiceResponse().SerializeToString()
+            if collector.mode == "chunked":
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                self.wfile.write(b"2\r\n{}\r\n0\r\n\r\n")
+                return
+            said = ExportTracePartialSuccess(error_message="all taken")
+            answer = ExportTraceServiceResponse(partial_success=said).SerializeToString()
             self.send_response({"ok": 200, "moved": 307}.get(collector.mode, 503))
             if collector.mode == "moved":
                 self.send_header("Location", f"{collector.url}/elsewhere")

@@ -46,10 +46,11 @@ def test_answer_that_comes_in_drops_is_left(session: BoundedSession, monkeypatch
         assert 0 < collector.sent_bytes < 1000
 
 
-def test_connection_is_used_again(session: BoundedSession) -> None:
-    with run_collector() as collector:
+@pytest.mark.parametrize(("mode", "status"), [("ok", 200), ("chunked", 200), ("refuse", 503)])
+def test_connection_is_used_again(session: BoundedSession, mode: str, status: int) -> None:
+    with run_collector(mode) as collector:
         for _ in range(3):
-            assert post(session, collector).status_code == 200
+            assert post(session, collector).status_code == status
         assert len(collector.connections) == 3
         assert len(set(collector.connections)) == 1
 
