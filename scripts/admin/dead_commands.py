@@ -1,7 +1,8 @@
 """`dead`: messages whose last attempt failed; and `audit`, what operators have done."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -21,6 +22,9 @@ from scripts.admin.failures import AdminError, ExitCode
 from scripts.admin.offline import retry_offline
 from scripts.admin.output import json_option, print_facts, print_json, print_listing, print_table
 from storage.inspection_records import DeadLetter
+
+DETAIL_CHARS: Final = 60
+"""So much of one is shown where an action is a row; JSON has all of it."""
 
 
 @click.group(short_help="Messages that could not be answered.")
@@ -45,7 +49,7 @@ def list_(
     with access.open_stored() as stored:
         found = stored.inspection.list_dead(user_id=user, agent_id=agent, since=since, limit=limit)
     rows = ((each.session_key, each.event_seq, each.attempt, each.failed_at, each.error) for each in found)
-    columns = ("session", ">event", ">tries", "failed (UTC)", "error")
+    columns = ("!session", ">event", ">tries", "failed (UTC)", "error")
     print_listing({"dead": found}, columns, rows, as_json=as_json, empty="There is no dead letter.")
 
 
@@ -162,7 +166,7 @@ def require_dead(stored: Stored, session_key: str, event_seq: int) -> DeadLetter
 def audit(
     access: Access, session_key: str | None, purged: str | None, since: datetime | None, limit: int, as_json: bool
 ) -> None:
-    """List what operators have done, the latest first."""
+    """List what operators have done, the latest first; all of its details with --json."""
     with access.open_stored() as stored:
         found = stored.audit.list_actions(session_key=session_key, since=since, purged_user=purged, limit=limit)
     rows = (
@@ -172,9 +176,21 @@ def audit(
             each.record.operator,
             each.record.session_key,
             each.record.event_seq,
-            ", ".join(f"{name}={value}" for name, value in each.record.details.items()),
+            describe_details(each.record.details),
         )
         for each in found
     )
-    columns = ("at (UTC)", "action", "operator", "session", ">event", "details")
+    columns = ("at (UTC)", "action", "operator", "!session", ">event", "details")
     print_listing({"actions": found}, columns, rows, as_json=as_json, empty="There is no such action.")
+
+
+def describe_details(details: Mapping[str, Any]) -> str:
+    """Return an action's details in a few words: the sum of what was counted, and of a hash only that there is one."""
+    told: dict[str, str] = {}
+    for name, value in details.items():
+        if name == "user_sha256":
+            told["user"] = "(hash)"
+        elif name != "user_salt":
+            text = f"{sum(value.values()):,}" if name == "rows" and isinstance(value, dict) else str(value)
+            told[name] = text if len(text) <= DETAIL_CHARS else f"{text[:DETAIL_CHARS]}..."
+    return ", ".join(f"{name}={text}" for name, text in told.items())

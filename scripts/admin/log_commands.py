@@ -38,7 +38,7 @@ def events(access: Access, session_key: str, with_text: bool, as_json: bool, **p
         found = stored.inspection.list_events(session_key, **part)
     rows = (event_row(each, with_text=with_text) for each in found)
     document = {"events": found if with_text else [strip_text(each) for each in found]}
-    columns = (">seq", "type", "request", "at (UTC)", "message")
+    columns = (">seq", "type", "!request", "at (UTC)", "message")
     print_listing(document, columns, rows, as_json=as_json, empty="There is no such event.")
 
 
@@ -136,7 +136,7 @@ def checkpoints(access: Access, session_key: str, as_json: bool, **part: Unpack[
         stored.require_session(session_key)
         found = stored.inspection.list_checkpoints(session_key, **part)
     rows = ((each.event_seq, tell_bytes(each.state_bytes), each.created_at, each.checkpoint_id) for each in found)
-    columns = (">event", ">size", "at (UTC)", "id")
+    columns = (">event", ">size", "at (UTC)", "!id")
     print_listing({"checkpoints": found}, columns, rows, as_json=as_json, empty="There is no such checkpoint.")
 
 

@@ -87,7 +87,7 @@ def print_line(document: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Print a table; a column whose name begins with `>` is set to the right.
+    """Print a table; a column whose name begins with `>` is set to the right, one with `!` is not broken (`lay_out`).
 
     Args:
         columns: The names.

@@ -68,7 +68,7 @@ def list_(
         (each.session_key, each.state, each.unprocessed, each.undelivered, each.owner, tell_span(each.quiet_s))
         for each in found
     )
-    columns = ("session", "state", ">to do", ">undel.", "owner", ">quiet")
+    columns = ("!session", "state", ">to do", ">undel.", "owner", ">quiet")
     empty = "No session is stuck." if stuck else "There is no such session."
     print_listing({"sessions": found}, columns, rows, as_json=as_json, empty=empty)
 

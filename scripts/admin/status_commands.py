@@ -205,4 +205,4 @@ def render_sessions(ranked: list[dict[str, Any]]) -> RenderableType:
         )
         for each in ranked
     ]
-    return make_table(("session", "situation", ">effects/s", ">age", ">waiting", ">conns"), rows)
+    return make_table(("!session", "situation", ">effects/s", ">age", ">waiting", ">conns"), rows)

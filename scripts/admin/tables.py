@@ -11,11 +11,17 @@ NARROWEST: Final = 12
 """Columns are not made narrower than this: what is broken into smaller pieces is not read any more."""
 
 
+LONGEST_RULE: Final = 120
+"""Where lines are as long as they need to be, the rule need not be."""
+
+
 def lay_out(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> Iterator[str]:
     """Lay rows out below each other under a head and a rule, or, where there is no room for that, as a block each.
 
     Args:
-        columns: The names; those that begin with `>` are set to the right, and never broken.
+        columns: The names; those that begin with `>` are set to the right, and never broken. Those that begin with `!`
+            are to be copied, as keys: where they leave no room for the others, they have lines of their own before
+            them, and they are broken only if they are longer than that.
         rows: The cells.
         width: Of a line, in cells of the terminal.
 
@@ -23,23 +29,42 @@ def lay_out(columns: Sequence[str], rows: Sequence[Sequence[str]], *, width: int
         Lines without trailing blanks: the head, the rule, and the rows; or name and value, with a blank line between
         rows.
     """
-    names = [name.lstrip(">") for name in columns]
-    is_right = [name.startswith(">") for name in columns]
-    widths = [max(map(measure, column)) for column in zip(names, *rows, strict=True)]
-    room = width - len(GAP) * (len(names) - 1)
-    if not shrink(widths, is_right, room):
-        yield from lay_out_blocks(names, rows, width)
-        return
-    yield from lay_out_row(names, widths, is_right)
-    yield "─" * (sum(widths) + len(GAP) * (len(names) - 1))
+    names = [name.lstrip(">!") for name in columns]
+    is_whole = [name.startswith("!") for name in columns]
+    widest = [max(map(measure, column)) for column in zip(names, *rows, strict=True)]
+    above: list[int] = []
+    beside = list(range(len(names)))
+    while True:
+        indent = GAP if above else ""
+        is_right = [columns[place].startswith(">") for place in beside]
+        widths = [widest[place] for place in beside]
+        room = width - len(indent) - len(GAP) * (len(beside) - 1)
+        if shrink(widths, [columns[place].startswith((">", "!")) for place in beside], room):
+            break
+        whole = [place for place in beside if is_whole[place]]
+        if not whole or len(beside) == 1:
+            yield from lay_out_blocks(names, is_whole, rows, width)
+            return
+        above.append(max(whole, key=lambda place: widest[place]))
+        beside.remove(above[-1])
+
+    def lay_out_cells(cells: Sequence[str]) -> Iterator[str]:
+        for place in sorted(above):
+            yield from fold(cells[place], width)
+        for line in lay_out_row([cells[place] for place in beside], widths, is_right):
+            yield f"{indent}{line}".rstrip()
+
+    yield from lay_out_cells(names)
+    longest = max([len(indent) + sum(widths) + len(GAP) * (len(beside) - 1), *(widest[place] for place in above)])
+    yield "─" * min(longest, width, LONGEST_RULE)
     for row in rows:
-        yield from lay_out_row(row, widths, is_right)
+        yield from lay_out_cells(row)
 
 
-def shrink(widths: list[int], is_right: Sequence[bool], room: int) -> bool:
+def shrink(widths: list[int], is_fixed: Sequence[bool], room: int) -> bool:
     """Make columns that may be broken narrower, the widest first, until all fit; tell whether they do."""
     while sum(widths) > room:
-        breakable = [place for place, right in enumerate(is_right) if not right and widths[place] > NARROWEST]
+        breakable = [place for place, fixed in enumerate(is_fixed) if not fixed and widths[place] > NARROWEST]
         if not breakable:
             return False
         widest = max(breakable, key=lambda place: widths[place])
@@ -61,13 +86,19 @@ def lay_out_row(cells: Sequence[str], widths: Sequence[int], is_right: Sequence[
         yield GAP.join(padded).rstrip()
 
 
-def lay_out_blocks(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """Lay rows out as blocks of a name and a value in each line."""
+def lay_out_blocks(
+    names: Sequence[str], is_whole: Sequence[bool], rows: Sequence[Sequence[str]], width: int
+) -> Iterator[str]:
+    """Lay rows out as blocks of a name and a value in each line; what is to be whole goes below its name if need be."""
     first = max(map(measure, names)) + len(GAP)
     for number, row in enumerate(rows):
         if number:
             yield ""
-        for name, cell in zip(names, row, strict=True):
+        for name, whole, cell in zip(names, is_whole, row, strict=True):
+            if whole and measure(cell) > width - first:
+                yield name
+                yield from fold(cell, width)
+                continue
             for place, piece in enumerate(fold(cell, max(width - first, NARROWEST))):
                 yield f"{'' if place else name:<{first}}{piece}".rstrip()
 

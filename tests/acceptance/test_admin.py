@@ -214,6 +214,39 @@ def watch(server: ServerProcess, thread: str) -> list[tuple[int, dict[str, str]]
     return seen
 
 
+def test_keys_and_ids_are_not_broken(server: ServerProcess, thread: str) -> None:
+    thread = f"{thread}-{uuid.uuid4()}"
+    key, request = f"local:mended:{thread}", str(uuid.uuid4())
+    with connect(server, thread, agentId="mended") as client:
+        client.ask("Are you there? " * 10, requestId=request)
+    ask_admin(server, "sessions", "wake", key)
+    for words, wanted in (
+        ("sessions list", key),
+        ("dead list", key),
+        ("audit", key),
+        (f"events {key} --text", request),
+    ):
+        done = run_admin(server.data.path, *words.split())
+        assert any(line.strip().startswith(wanted) for line in done.stdout.splitlines()), done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_purge_is_listed_without_salt_and_hash(servers: Servers) -> None:
+    server = servers.start()
+    with connect(server, "t", agentId="echo") as client:
+        client.ask("Hello")
+    server.stop()  # which owns the session
+    assert run_admin(server.data.path, "purge", "--user", "local", "--yes").returncode == 0
+    (action,) = ask_admin(server, "audit")["actions"]
+    details = action["record"]["details"]
+    told = " ".join(run_admin(server.data.path, "audit", columns=160).stdout.split())
+    assert f"rows={sum(details['rows'].values())}, actions=0, user=(hash)" in told
+    command = [CALLBOARD, "admin", "--data-dir", str(server.data.path), "audit"]
+    done = subprocess.run(command, env=make_environment(), capture_output=True, text=True, check=True)
+    assert max(map(len, done.stdout.splitlines())) < 160
+    assert details["user_salt"] not in done.stdout
+
+
 def test_replay_is_what_a_client_had_seen_byte_for_byte(server: ServerProcess, thread: str) -> None:
     key = f"local:flaky:{thread}"
     seen = dict(watch(server, thread))

@@ -47,6 +47,55 @@ def test_rows_are_blocks_where_there_is_no_room() -> None:
     ]
 
 
+KEYED = ("!session", "state", ">to do", "error")
+KEYED_ROWS = [["ada:metronome:trip-0", "running", "12", "the model is not loaded"], ["bob:eliza:t", "idle", "0", "-"]]
+
+
+def test_key_is_whole_beside_what_can_be_broken() -> None:
+    assert list(lay_out(KEYED, KEYED_ROWS, width=57)) == [
+        "session                state     to do   error",
+        "─────────────────────────────────────────────────────────",
+        "ada:metronome:trip-0   running      12   the model is not",
+        "                                         loaded",
+        "bob:eliza:t            idle          0   -",
+    ]
+
+
+def test_key_without_room_beside_the_rest_is_above_it() -> None:
+    assert list(lay_out(KEYED, KEYED_ROWS, width=38)) == [
+        "session",
+        "   state     to do   error",
+        "──────────────────────────────────────",
+        "ada:metronome:trip-0",
+        "   running      12   the model is not",
+        "                     loaded",
+        "bob:eliza:t",
+        "   idle          0   -",
+    ]
+
+
+def test_key_without_room_beside_its_name_is_below_it() -> None:
+    assert list(lay_out(KEYED, KEYED_ROWS[:1], width=24))[:3] == [
+        "session",
+        "ada:metronome:trip-0",
+        "state     running",
+    ]
+
+
+@given(st.lists(st.lists(texts, min_size=4, max_size=4), min_size=1, max_size=5), st.integers(60, 120))
+def test_what_is_to_be_copied_is_in_one_line_at_any_width(rows: list[list[str]], width: int) -> None:
+    lines = list(lay_out(("!a", "b", ">c", "!d"), rows, width=width))
+    assert max(map(measure, lines)) <= max(width, max(measure(row[2]) for row in rows))
+    for row in rows:
+        for key in (row[0], row[3]):
+            assert measure(key) > width or any(key in line for line in lines)
+
+
+def test_rule_is_no_longer_than_it_need_be() -> None:
+    lines = list(lay_out(("a", "b"), [["x", "y" * 300]], width=100_000))
+    assert list(map(len, lines)) == [5, 120, 304]
+
+
 @given(st.lists(st.lists(texts, min_size=4, max_size=4), min_size=1, max_size=5), st.integers(30, 120))
 def test_no_line_is_too_long_and_nothing_is_lost(rows: list[list[str]], width: int) -> None:
     lines = list(lay_out(("a", "b", "c", "d"), rows, width=width))
