@@ -42,6 +42,12 @@ DEATH_TIMEOUT_S: Final = 4.0
 
 DEATH_LOOK_S: Final = 0.1
 
+YOUNG_S: Final = 10.0
+"""A server that has started so long ago may have no row yet: it listens before its writer has reached the database."""
+
+ROW_TIMEOUT_S: Final = 2.0
+"""How long the row of such a one is waited for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -199,11 +205,21 @@ class Access:
             return frozenset()
         try:
             with self.open_stored() as stored:
-                return list_own_nodes(stored)
+                return self._wait_for_own_nodes(stored)
         except AdminError as error:
             words = f"whether the nodes with a socket in {self.settings.data_dir} have this database is not known"
             click.echo(f"Warning: {words}: {error.message}", err=True)
             return None
+
+    def _wait_for_own_nodes(self, stored: Stored) -> frozenset[str]:
+        """Return the nodes that the database has a row of; that of a server that has just started is waited for."""
+        deadline_s = time.monotonic() + ROW_TIMEOUT_S
+        while True:
+            own = list_own_nodes(stored)
+            is_settled = all(node.node_id in own or node.age_s > YOUNG_S for node in self.list_nodes())
+            if is_settled or time.monotonic() > deadline_s:
+                return own
+            time.sleep(DEATH_LOOK_S)
 
     def try_nodes(
         self, path: str, query: list[tuple[str, str]] | None = None, *, among: Set[str] | None = None
@@ -240,7 +256,7 @@ class Access:
         Raises:
             AdminError: If its owner runs, but does not answer, or not where this command does.
         """
-        own = list_own_nodes(stored) | ({session.owner} if session.owner is not None else frozenset())
+        own = self._wait_for_own_nodes(stored) | ({session.owner} if session.owner is not None else frozenset())
         said = self.try_nodes("/status", among=own)
         if session.owner is not None and session.owner in said.failures:
             raise said.failures[session.owner]

@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import math
 import socket
+import time
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -50,6 +52,14 @@ class NodeClient:
     def __init__(self, path: Path) -> None:
         self.node_id = path.stem
         self._path = path
+
+    @property
+    def age_s(self) -> float:
+        """How long it has had its socket; endless if it has none any more."""
+        try:
+            return time.time() - self._path.stat().st_mtime
+        except OSError:
+            return math.inf
 
     def get(self, path: str, query: list[tuple[str, str]] | None = None, *, timeout_s: float = TIMEOUT_S) -> Any:
         """Ask something.

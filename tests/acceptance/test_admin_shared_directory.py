@@ -10,12 +10,14 @@ import pytest
 from scripts.admin import access
 from tests.acceptance.admin_command import run_admin
 from tests.acceptance.client import connect
-from tests.acceptance.server_process import ServerProcess, Servers
+from tests.acceptance.server_process import ServerProcess, Servers, wait_until
 from tests.acceptance.test_shared_postgres import create_database
 
 
 def find_node(server: ServerProcess, database: str) -> str:
-    [(node_id,)] = server.data.connect(database).query("SELECT node_id FROM nodes")
+    rows = server.data.connect(database).query
+    wait_until(lambda: rows("SELECT FROM nodes") != [])
+    [(node_id,)] = rows("SELECT node_id FROM nodes")
     return str(node_id)
 
 
@@ -66,6 +68,14 @@ def test_settings_that_are_no_servers_are_said_to_be_the_shells(servers: Servers
         said = json.loads(run_admin(server.data.path, *words.split(), "--json").stdout)
         assert (said["node_id"], said["from_shell"]) == (None, True)
     assert not beside.is_ended
+
+
+def test_server_that_has_just_started_is_asked(servers: Servers) -> None:
+    server = servers.start()
+    node_id = find_node(server, "callboard")
+    server.database.query("DELETE FROM nodes")  # it renews it within a second
+    done = run_admin(server.data.path, "config")
+    assert (done.returncode, done.stderr, done.stdout.startswith(f"Node {node_id}\n")) == (0, "", True), done
 
 
 def test_node_answers_while_its_database_does_not(servers: Servers) -> None:
