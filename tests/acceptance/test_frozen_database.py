@@ -1,7 +1,5 @@
 """A database that stands still: the server goes on, refuses what it cannot keep, and loses nothing."""
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -17,15 +15,8 @@ MORE = "more " * 3_000
 @contextmanager
 def frozen_writer(server: ServerProcess) -> Iterator[None]:
     """Hold the process that serves the storage writer, and the one that would give it another."""
-    ((pid,),) = server.database.query(WRITERS_BACKEND)
-    pids = (server.data.read_pid(), pid)
-    for each in pids:
-        os.kill(each, signal.SIGSTOP)
-    try:
+    with server.frozen_backend(WRITERS_BACKEND):
         yield
-    finally:
-        for each in pids:
-            os.kill(each, signal.SIGCONT)
 
 
 def test_frozen_database_refuses_new_messages_and_loses_none(servers: Servers) -> None:
