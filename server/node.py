@@ -303,6 +303,7 @@ class Node:
             "connections": len(self._connections),
             "intake_bytes": self._intake.byte_count,
             "writer_waiting": self._writer.submitted_count - self._writer.settled_count,
+            "writer_busy_s": round(self._writer.busy_s, 3),
             "is_overloaded": self._is_overloaded,
             "is_database_reachable": self._writer.is_reachable,
             "loop_lag_p99_s": self.metrics.loop_lag.find_quantile(0.99),

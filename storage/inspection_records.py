@@ -186,11 +186,13 @@ class StoredTotals:
         by_state: How many there are in each state.
         unprocessed, undelivered: Events and effects.
         accepted_last_minute: Messages.
+        oldest_undelivered_s: How long the oldest undelivered effect has waited; None if there is none.
     """
 
     by_state: Mapping[StoredState, int]
     unprocessed: int
     undelivered: int
     accepted_last_minute: int
+    oldest_undelivered_s: float | None
     database_bytes: int
     server_version: str

@@ -114,9 +114,14 @@ class StorageWriter:
         return self._queue.byte_count >= self._queue_bytes or self._is_lost or self._is_jammed or self._is_stalled
 
     @property
-    def _is_stalled(self) -> bool:
+    def busy_s(self) -> float:
+        """How long it has been at the batch that it is at; what came meanwhile waits behind that. 0 if at none."""
         since_s = self._busy_since_s
-        return since_s is not None and time.monotonic() - since_s > STALL_S
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    @property
+    def _is_stalled(self) -> bool:
+        return self.busy_s > STALL_S
 
     @property
     def submitted_count(self) -> int:

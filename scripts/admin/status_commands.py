@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -52,13 +52,26 @@ def render_status(found: Mapping[str, Any]) -> RenderableType:
         parts.append(make_table(("node", "state", ">up", ">sessions", ">busy", ">conns", ">writes", ">lag p99"), rows))
     else:
         parts.append(Text("No node has a row: none runs.\n"))
+    oldest = "" if totals.oldest_undelivered_s is None else f", the oldest for {tell_span(totals.oldest_undelivered_s)}"
     facts = [
+        *tell_servers(found["answers"].values()),
         ("sessions", f"{states}; {found['stuck']:,} stuck for {STUCK_S:g} s"),
         ("messages", f"{totals.accepted_last_minute:,} in the last minute; {totals.unprocessed:,} events unprocessed"),
-        ("outbox", f"{totals.undelivered:,} effects undelivered"),
+        ("outbox", f"{totals.undelivered:,} effects undelivered{oldest}"),
         ("database", f"PostgreSQL {totals.server_version}, {tell_bytes(totals.database_bytes)}"),
     ]
     return Group(*parts, *(Text(f"{name:<9} {value}") for name, value in facts))
+
+
+def tell_servers(answers: Collection[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what the nodes that answer are, and how far behind their writers."""
+    if not answers:
+        return []
+    versions = ", ".join(sorted({f"Callboard {answer['version']}" for answer in answers}))
+    waiting = sum(answer["writer_waiting"] for answer in answers)
+    busy_s = max(answer.get("writer_busy_s", 0.0) for answer in answers)  # an older version does not say
+    at_work = f", the slowest batch under way for {tell_span(busy_s)}" if busy_s else ""
+    return [("version", versions), ("writer", f"{waiting:,} waiting{at_work}")]
 
 
 def tell_absence(node: StoredNode, found: Mapping[str, Any]) -> str:

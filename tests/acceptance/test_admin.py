@@ -377,3 +377,18 @@ def test_schema_of_another_version_is_named(servers: Servers) -> None:
     newer = run_admin(server.data.path, "sessions", "list")
     assert (newer.returncode, "install the newer version" in newer.stderr) == (5, True)
     query("DELETE FROM schema_migrations WHERE name = '9999_x'")
+
+
+def test_status_has_version_writer_and_age_of_the_outbox(server: ServerProcess, thread: str) -> None:
+    with connect_v1(server) as client:
+        client.subscribe(thread, "echo", after=0)
+        client.post("message", thread, "echo", message="Hello", requestId="r1")
+    wait_until(lambda: server.database.has_processed(f"local:echo:{thread}", 1))
+    found = ask_admin(server, "status")
+    assert found["totals"]["oldest_undelivered_s"] > 0
+    (node,) = found["answers"].values()
+    assert node["writer_busy_s"] >= 0
+    shown = run_admin(server.data.path, "status").stdout
+    assert f"version   Callboard {node['version']}\n" in shown
+    assert re.search(r"^writer    [0-9,]+ waiting", shown, re.MULTILINE)
+    assert re.search(r"^outbox    [0-9,]+ effects undelivered, the oldest for [0-9.]+ (ms|s|min)$", shown, re.MULTILINE)
