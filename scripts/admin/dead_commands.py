@@ -45,7 +45,10 @@ event_argument = click.argument("event_seq", metavar="EVENT", type=click.IntRang
 def list_(
     access: Access, user: str | None, agent: str | None, since: datetime | None, limit: int, as_json: bool
 ) -> None:
-    """List dead letters that no operator has seen to, those that failed last first."""
+    """List dead letters that no operator has seen to, those that failed last first.
+
+    Errors are as the agent words them, and may quote the user.
+    """
     with access.open_stored() as stored:
         found = stored.inspection.list_dead(user_id=user, agent_id=agent, since=since, limit=limit)
     rows = ((each.session_key, each.event_seq, each.attempt, each.failed_at, each.error) for each in found)
@@ -60,7 +63,10 @@ def list_(
 @json_option
 @pass_access
 def show(access: Access, session_key: str, event_seq: int, with_text: bool, as_json: bool) -> None:
-    """Show a dead letter and why each attempt at it failed, `after ms` since the message was accepted."""
+    """Show a dead letter and why each attempt at it failed, as the agent words it: that may quote the user.
+
+    `after ms` counts from the message's acceptance.
+    """
     with access.open_stored() as stored:
         letter = require_dead(stored, session_key, event_seq)
         attempts = [

@@ -117,7 +117,10 @@ def read_text(payload: Mapping[str, Any]) -> str:
 @json_option
 @pass_access
 def turns(access: Access, session_key: str, status: TurnStatus | None, as_json: bool, **part: Unpack[LogPart]) -> None:
-    """List the attempts at a session's turns; `after ms` counts from the message's acceptance to the attempt's end."""
+    """List the attempts at a session's turns; errors are as the agent words them, and may quote the user.
+
+    `after ms` counts from the message's acceptance to the attempt's end.
+    """
     with access.open_stored() as stored:
         stored.require_session(session_key)
         found = stored.inspection.list_turns(session_key, status=status, **part)

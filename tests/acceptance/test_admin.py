@@ -392,3 +392,13 @@ def test_status_has_version_writer_and_age_of_the_outbox(server: ServerProcess, 
     assert f"version   Callboard {node['version']}\n" in shown
     assert re.search(r"^writer    [0-9,]+ waiting", shown, re.MULTILINE)
     assert re.search(r"^outbox    [0-9,]+ effects undelivered, the oldest for [0-9.]+ (ms|s|min)$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["dead list", "dead show {key} 1", "turns {key}"])
+def test_errors_are_shown_as_their_agents_word_them(server: ServerProcess, thread: str, command: str) -> None:
+    key = f"local:mended:{thread}"
+    with connect(server, thread, agentId="mended") as client:
+        client.ask("Are you there?")
+    assert "the model is not" in run_admin(server.data.path, *command.format(key=key).split(), columns=300).stdout
+    words = run_admin(server.data.path, *command.split(" {")[0].split(), "--help").stdout
+    assert "may quote the user" in " ".join(words.split())
