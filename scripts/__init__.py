@@ -1,7 +1,8 @@
 """The commands: `callboard`, and the shell scripts serve, test and check of a clone.
 
 bootstrap   makes `.venv` and runs a command in it, for the shell scripts (python.sh)
-cli         `callboard` and its subcommands, of which these have more to them:
+cli         where `callboard` begins
+commands    its subcommands, of which these have more to them:
 
 chat        a conversation in the terminal: chat_terminal, chat_connection, chat_render (pure)
 tokens      credentials, for trials

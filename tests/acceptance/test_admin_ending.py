@@ -156,6 +156,18 @@ def test_frozen_database_is_given_up(server: ServerProcess) -> None:
     assert "lets no connection in (waited 5 s)" in done.stderr
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_modules_load_ends_a_command_without_a_word(
+    server: ServerProcess, number: signal.Signals, code: int
+) -> None:
+    with begin(server, "status") as process:
+        # It is among the first that are loaded, and many follow.
+        wait_until(lambda: "msgspec" in Path(f"/proc/{process.pid}/maps").read_text(), every_s=0.001)
+        process.send_signal(number)
+        told = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, told) == (code, (b"", b""))
+
+
 def test_database_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://ann@127.0.0.1:{silent.getsockname()[1]}/board"
