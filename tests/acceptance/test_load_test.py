@@ -62,7 +62,7 @@ def test_real_server_passes_with_report_and_figures(server: ServerProcess, tmp_p
     assert (tmp_path / "report" / "new" / "index.html").read_text().count("<svg") >= 1
 
 
-@pytest.mark.parametrize("protocol", ["v1", "bare"])
+@pytest.mark.parametrize("protocol", ["v1", pytest.param("bare", marks=BARE)])
 def test_real_server_passes_under_chaos(server: ServerProcess, tmp_path: Path, protocol: str) -> None:
     sizes = ["--sessions", "20", "--messages", "5", "--chaos", "--chaos-every-s", "0.1", "--seed", "7"]
 

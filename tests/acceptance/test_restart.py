@@ -14,7 +14,14 @@ def list_turns(database: Database, key: str) -> list[tuple[int, int, str]]:
     return [(seq, attempt, status) for seq, attempt, status in database.query(statement, key)]
 
 
-@pytest.mark.parametrize("postgres_dies_too", [False, True], ids=["server", "server and PostgreSQL"])
+@pytest.mark.parametrize(
+    "postgres_dies_too",
+    [
+        pytest.param(False, marks=pytest.mark.slow(reason="is killed with PostgreSQL in a quick run")),
+        True,
+    ],
+    ids=["server", "server and PostgreSQL"],
+)
 def test_killed_server_answers_after_its_next_start(
     servers: Servers, data_dir: Path, thread: str, postgres_dies_too: bool
 ) -> None:

@@ -115,6 +115,7 @@ def test_frozen_server_commits_nothing_once_another_has_taken_over(
     assert database.query("SELECT epoch FROM sessions WHERE session_key = %s", key) == [(2,)]
 
 
+@pytest.mark.slow(reason="starts several servers")
 def test_servers_that_start_at_once_migrate_once(server: ServerProcess, servers: Servers, thread: str) -> None:
     url = create_database(server, "started_at_once")
     started = [servers.begin("--database-url", url) for _ in range(3)]

@@ -377,6 +377,7 @@ def test_odd_path_works(name: str, start: Start, tmp_path: Path) -> None:
     assert query(start(tmp_path / name).dsn, "SELECT 1") == [(1,)]
 
 
+@pytest.mark.slow(reason="makes a new cluster")
 def test_long_path_moves_socket_to_private_folder(start: Start, tmp_path: Path) -> None:
     data_dir = tmp_path / ("long" * 30)
     server = start(data_dir)
@@ -467,6 +468,7 @@ def test_postgres_stops_behind_a_folder_closed_meanwhile(start: Start, tmp_path:
 
 
 @only_root
+@pytest.mark.slow(reason="copies PostgreSQL, and makes a new cluster")
 def test_unreachable_programs_are_copied(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = service_account._find_install().parent
     for folder in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
