@@ -48,7 +48,7 @@ from actors.orphan_poll import PollPace, look_after_others
 from actors.recoveries import Recoveries, Recovery
 from actors.session import SessionActor
 from actors.session_ends import FAILED_TEXT
-from actors.tracing import RequestRefused
+from actors.tracing import tell_refusal
 
 log = logging.getLogger(__name__)
 
@@ -165,22 +165,17 @@ class SessionDirector(BaseActor):
     def _refuse(self, message: SubmitUserMessage | SubmitCancel, reason: str, *, code: str = "overloaded") -> None:
         if isinstance(message, SubmitUserMessage):
             self._services.meter.count_refused(code)
-            self._trace_refusal(message, code)
-        frame = make_refusal(code=code, message=reason, retryable=True, request_id=message.request_id)
-        notice = NotifyConnection(connection_id=message.connection_id, session_key=message.session_key, frame=frame)
-        self.send(self._start.delivery, notice)
-
-    def _trace_refusal(self, message: SubmitUserMessage, code: str) -> None:
-        tracer, trace = self._services.tracer, message.trace
-        if tracer is not None and trace is not None and trace.is_sampled:
-            refused = RequestRefused(
-                trace=trace,
+            tell_refusal(
+                self._services.tracer,
+                message.trace,
                 session_key=message.session_key,
                 request_id=message.request_id,
                 code=code,
                 at_s=self._services.clock(),
             )
-            tracer.note(refused)
+        frame = make_refusal(code=code, message=reason, retryable=True, request_id=message.request_id)
+        notice = NotifyConnection(connection_id=message.connection_id, session_key=message.session_key, frame=frame)
+        self.send(self._start.delivery, notice)
 
     # Sessions come and go
 

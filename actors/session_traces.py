@@ -24,8 +24,8 @@ from actors.tracing import (
     MessageTrace,
     RequestAccepted,
     RequestEnded,
-    RequestRefused,
     Tracer,
+    tell_refusal,
 )
 from storage.records import EffectRecord
 
@@ -99,8 +99,15 @@ class SessionTraces:
                 self._take_published(command, now_s)
             case Accepted() if not command.duplicate:
                 self._tell_accepted(command, now_s)
-            case RefuseRequest() if _is_recorded(command.trace):
-                self._tell_refused(command, now_s)
+            case RefuseRequest():
+                tell_refusal(
+                    self._tracer,
+                    command.trace,
+                    session_key=self._session_key,
+                    request_id=command.request_id,
+                    code=command.code,
+                    at_s=now_s,
+                )
             case RunAgent():
                 self._begin_run(command.turn, now_s)
             case StopAgent():
@@ -166,18 +173,6 @@ class SessionTraces:
                     accepted_at_s=now_s,
                 )
             )
-
-    def _tell_refused(self, command: RefuseRequest, now_s: float) -> None:
-        assert command.trace is not None
-        self._tracer.note(
-            RequestRefused(
-                trace=command.trace,
-                session_key=self._session_key,
-                request_id=command.request_id,
-                code=command.code,
-                at_s=now_s,
-            )
-        )
 
     def _interrupt(self, now_s: float) -> None:
         """The run is stopped; if that is not its turn's outcome, the session is given up, and the turn runs again."""

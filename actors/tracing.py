@@ -186,3 +186,18 @@ class Tracer(Protocol):
 
     def forget_session(self, session_key: str) -> None:
         """The session's actor goes: what was kept of its requests goes with it."""
+
+
+def tell_refusal(
+    tracer: Tracer | None,
+    trace: MessageTrace | None,
+    *,
+    session_key: str,
+    request_id: str | None,
+    code: str,
+    at_s: float,
+) -> None:
+    """Tell of a message that is not stored, if anything is recorded of its trace."""
+    if tracer is not None and trace is not None and trace.is_sampled:
+        refused = RequestRefused(trace=trace, session_key=session_key, request_id=request_id, code=code, at_s=at_s)
+        tracer.note(refused)

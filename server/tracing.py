@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from actors.traceparent import TraceParent, parse_traceparent, parse_tracestate
-from actors.tracing import Fact, MessageTrace, RequestEnded, RequestRefused
+from actors.tracing import Fact, MessageTrace, RequestEnded, RequestRefused, tell_refusal
 from server.awaited_ends import AwaitedEnds
 from server.config import ConfigError, Settings
 from server.span_records import AttributeValue, SpanMaker, SpanRecord, name_session
@@ -125,10 +125,9 @@ class NodeTracer:
             transport=transport,
         )
 
-    def refuse(self, trace: MessageTrace, session_key: str, request_id: str | None, code: str) -> None:
+    def refuse(self, trace: MessageTrace | None, session_key: str, request_id: str | None, code: str) -> None:
         """A message is refused at the edge."""
-        now_s = self._clock()
-        self.note(RequestRefused(trace=trace, session_key=session_key, request_id=request_id, code=code, at_s=now_s))
+        tell_refusal(self, trace, session_key=session_key, request_id=request_id, code=code, at_s=self._clock())
 
     # The actors
 
@@ -199,7 +198,7 @@ class EdgeTraces:
 
     def refuse(self, trace: MessageTrace | None, session_key: str, request_id: str | None, code: str) -> None:
         """A message was refused before any actor saw it."""
-        if self.tracer is not None and trace is not None and trace.is_sampled:
+        if self.tracer is not None:
             self.tracer.refuse(trace, session_key, request_id, code)
 
     def note_taken(self, connection_id: str, session_key: str, seq: int) -> None:
