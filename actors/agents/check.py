@@ -7,7 +7,14 @@ from typing import Final
 
 from actors.agents import protocol
 from actors.agents.protocol import Agent, AgentError, Token, Turn
-from actors.turn_runner import AgentBlocked, ProtocolViolation, close_stream, open_stream, run_interruptibly
+from actors.turn_runner import (
+    AgentBlocked,
+    ProtocolViolation,
+    close_stream,
+    open_stream,
+    printable,
+    run_interruptibly,
+)
 
 DEFAULT_MESSAGE: Final = "Hello"
 
@@ -86,6 +93,17 @@ async def check_agent(agent: Agent, agent_id: str, *, timeout_s: float, message:
     return checked
 
 
+def describe_failure(failure: BaseException) -> str:
+    """Return what an agent raised: in its own words alone if they are meant for people."""
+    try:
+        words = printable(str(failure))
+    except Exception:  # noqa: BLE001 (the agent's own class)
+        words = ""
+    if words and isinstance(failure, AgentError | ProtocolViolation):
+        return words
+    return f"it raised {type(failure).__name__}" + (f": {words}" if words else "")
+
+
 class _CheckRun:
     """What an agent does when it is asked.
 
@@ -118,12 +136,8 @@ class _CheckRun:
             self._is_with_agent = True
             stream = open_stream(agent, turn)
             error = await self._consume(stream)
-        except AgentError as failure:
-            error = str(failure)
-        except ProtocolViolation as failure:
-            error = str(failure)
         except BaseException as failure:  # noqa: BLE001 (whatever it is, that is the answer)
-            error = f"it raised {type(failure).__name__}: {failure}"
+            error = describe_failure(failure)
         finally:
             self._is_with_agent = False
         if not self.ended.done():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from actors.agents.protocol import Agent
+from actors.base import format_place
 
 log = logging.getLogger(__name__)
 
@@ -47,5 +48,7 @@ class AgentRegistry:
                 continue
             try:
                 await agent.aclose()
-            except Exception:
-                log.exception("Agent %s failed to close", agent_id, extra={"action": "agent_close_failed"})
+            except Exception as error:  # noqa: BLE001 (the agent's own; not its text, which may hold a key)
+                text = "Agent %s failed to close: %s at\n%s"
+                extra = {"action": "agent_close_failed", "agent_id": agent_id}
+                log.error(text, agent_id, type(error).__name__, format_place(error), extra=extra)

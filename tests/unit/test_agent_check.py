@@ -114,3 +114,26 @@ def test_agent_that_answers_is_ok() -> None:
 
     checked = check(stream)
     assert (checked.error, checked.tokens, closed) == (None, 1, [True])
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (AgentError("the model is busy"), "the model is busy"),
+        (AgentError(""), "it raised AgentError"),
+        (ValueError("odd \ud800"), "it raised ValueError: odd ?"),
+        (Unspeakable(), "it raised Unspeakable"),
+    ],
+)
+def test_what_an_agent_raises_is_told_as_far_as_it_can_be(failure: Exception, words: str) -> None:
+    async def stream(turn: Turn) -> AsyncIterator[Token | Final]:
+        if turn.text:
+            raise failure
+        yield Final()
+
+    assert check(stream).error == words
